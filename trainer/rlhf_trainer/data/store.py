@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast, overload
@@ -25,22 +25,22 @@ from safetensors.numpy import save_file
 from rlhf_trainer.data.rows import ROW_TYPES, ConversationRow, PreferenceRow, PromptRow, Purpose, Row
 from rlhf_trainer.errors import InputError
 
-R = TypeVar("R", ConversationRow, PreferenceRow, PromptRow)
+R = TypeVar("R", bound=Row)
 
 INDEX_FILE = "dataset.json"
 SPLITS = ("train", "eval", "held_out")
-_DTYPES = {"TokenIds": np.int32, "TokenMask": np.uint8}
+_DTYPES: dict[str, type[np.generic]] = {"TokenIds": np.int32, "TokenMask": np.uint8}
 
 
 class RowSequence(Sequence[R], Generic[R]):
     """The rows of one split, read from the file one at a time. Index and iterate; slices are lists."""
 
     def __init__(self, folder: Path, split: str, row_type: type[R]) -> None:
-        self._row_type = row_type
+        self._make = cast("Callable[..., R]", row_type)
         self._columns: dict[str, list[Any]] = json.loads((folder / f"{split}.json").read_text("utf-8"))
-        self._tensors = safe_open(folder / f"{split}.safetensors", framework="np")
-        self._offsets = {name: self._tensors.get_tensor(f"{name}.offsets") for name in token_fields(row_type)}
-        self._flat = {name: self._tensors.get_slice(name) for name in self._offsets}
+        tensors: Any = safe_open(folder / f"{split}.safetensors", framework="np")
+        self._offsets = {name: tensors.get_tensor(f"{name}.offsets") for name in token_fields(row_type)}
+        self._flat = {name: tensors.get_slice(name) for name in self._offsets}
 
     def __len__(self) -> int:
         return len(self._columns["row_id"])
@@ -54,7 +54,7 @@ class RowSequence(Sequence[R], Generic[R]):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]  # negative indices, and IndexError past the end
         tokens = {name: self._flat[name][int(start[row]) : int(start[row + 1])] for name, start in self._offsets.items()}
-        return self._row_type(**tokens, **{name: column[row] for name, column in self._columns.items()})
+        return self._make(**tokens, **{name: column[row] for name, column in self._columns.items()})
 
     def __iter__(self) -> Iterator[R]:
         return (self[i] for i in range(len(self)))
@@ -162,7 +162,7 @@ def sync_tree(path: Path) -> None:
             os.close(descriptor)
 
 
-def token_fields(row_type: type[Row]) -> dict[str, type[np.generic]]:
+def token_fields(row_type: type[Any]) -> dict[str, type[np.generic]]:
     """The fields of a row that are token arrays, with their number format."""
     return {field.name: _DTYPES[str(field.type)] for field in fields(row_type) if str(field.type) in _DTYPES}
 
