@@ -1,0 +1,1 @@
+"""Models in and out: loading, heads, adapters, export, presets."""

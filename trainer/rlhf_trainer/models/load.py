@@ -1,0 +1,158 @@
+"""Model directories in, modules out: causal language models, score models and tokenizers in Hugging Face layout.
+
+Only safetensors and JSON are read, nothing is fetched, and no code that came with a model runs unless the job says
+`trustRemoteCode` (rule S4). Transformers is imported inside the functions: its 8 seconds belong to whoever loads a model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_trainer.errors import ConfigError, InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+ATTENTION = "sdpa"
+"""Takes the boolean 4-D masks of packed rows as they are; `flash_attention_2` would ignore them."""
+
+
+def torch_dtype(precision: str) -> torch.dtype:
+    """The number format of `spec.model.precision`.
+
+    Raises:
+        UnsupportedError: fp16. It needs loss scaling, which no strategy here has (rule T7).
+    """
+    import torch
+
+    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    if precision not in formats:
+        raise UnsupportedError(f"spec.model.precision: {precision!r} needs loss scaling, which does not exist here", hint="use bf16")
+    return formats[precision]
+
+
+def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False, load_in_4bit: bool = False) -> PreTrainedModel:
+    """The causal language model at `path`, on the CPU, in eval mode.
+
+    Raises:
+        InputError: the directory holds no such model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    arguments = _arguments(path, dtype, trust_remote_code)
+    if load_in_4bit:
+        arguments["quantization_config"] = nf4_config(dtype)
+    return _from_pretrained(AutoModelForCausalLM, path, arguments)
+
+
+def load_score_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False, load_in_4bit: bool = False) -> PreTrainedModel:
+    """The model at `path` as `…ForSequenceClassification` with one label: a scalar `score` head above the backbone.
+
+    A language model's directory has no such head: it is there afterwards, with values that `heads.new_head` has to replace.
+
+    Raises:
+        InputError: the directory holds no such model.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    arguments = _arguments(path, dtype, trust_remote_code) | {"num_labels": 1}
+    if load_in_4bit:
+        arguments["quantization_config"] = nf4_config(dtype, skip=["score"])
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # "some weights were newly initialized" is the plan here, not news
+    try:
+        return _from_pretrained(AutoModelForSequenceClassification, path, arguments)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside the model at `path`, with the chat template that Prepare resolved or the model brought.
+
+    Raises:
+        InputError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no tokenizer: {_first_line(error)}", hint="the model's directory needs tokenizer.json") from error
+
+
+def nf4_config(compute_dtype: torch.dtype, *, double_quant: bool = True, skip: list[str] | None = None) -> Any:
+    """How bitsandbytes stores weights in 4-bit normal float (QLoRA, arXiv:2305.14314): double quantization unless told otherwise."""
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=skip,
+    )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """`config.json` of a model directory, as data: for questions that do not need transformers.
+
+    Raises:
+        InputError: it is missing or no JSON.
+    """
+    try:
+        config: dict[str, Any] = json.loads((path / "config.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'config.json'}: not a readable model configuration: {_first_line(error)}") from error
+    return config
+
+
+def check_vocabulary(path: Path, tokenizer_size: int) -> None:
+    """Refuse a tokenizer with more entries than the model has embeddings: they are never resized (rule F5).
+
+    Raises:
+        ConfigError: some token ids have no embedding.
+    """
+    size = int(read_config(path)["vocab_size"])
+    if tokenizer_size > size:
+        raise ConfigError(
+            f"spec.model.source: its tokenizer has {tokenizer_size} entries, its embedding {size}: token ids from {size} on have no row",
+            hint="take the tokenizer that belongs to the model, or resize the model's embedding before it becomes a source",
+        )
+
+
+def _arguments(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> dict[str, Any]:
+    _refuse_softcapping(path)
+    return {
+        "dtype": dtype,
+        "attn_implementation": ATTENTION,
+        "local_files_only": True,
+        "use_safetensors": True,
+        "trust_remote_code": trust_remote_code,
+    }
+
+
+def _refuse_softcapping(path: Path) -> None:
+    """Our heads apply the output matrix in chunks (rule G9) and know no cap on logits: log-probabilities would be of another model."""
+    if read_config(path).get("final_logit_softcapping"):
+        raise UnsupportedError(
+            f"{path / 'config.json'}: final_logit_softcapping is not supported", hint="take a model without it, e.g. Gemma 3"
+        )
+
+
+def _from_pretrained(cls: Any, path: Path, arguments: dict[str, Any]) -> PreTrainedModel:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # a progress bar in a log file is one line of a thousand returns
+    try:
+        model = cls.from_pretrained(path, **arguments)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a model that transformers can load: {_first_line(error)}") from error
+    return model.eval()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
