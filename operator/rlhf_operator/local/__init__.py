@@ -1,0 +1,1 @@
+"""The embedded backend: the operator of the cluster, with an API server in memory and pods as local processes."""
