@@ -1,7 +1,7 @@
 """Shapes of known models: a name, a source or a size in, exact parameter counts out.
 
 The planner needs layers, widths and heads; a job file has `model.size: 7B` and a source. A source whose last path segment names a known
-model gets that model's exact shape. Any other gets the shape of the known model nearest in size, counted with the size the user stated: good
+model gets that model's exact shape. Any other gets the shape of the known model nearest in size, counted with the size the user stated:
 enough before anything is downloaded. Once it is, `from_config` reads the real `config.json`.
 """
 
