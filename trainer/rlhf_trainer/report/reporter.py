@@ -1,0 +1,111 @@
+"""What a stage tells the world while it runs: progress, metrics, samples and events. Rank 0 writes; other ranks only keep their pulse.
+
+The files in the attempt's directory (`metrics.jsonl`, `samples.jsonl`, `events.jsonl`) are for people and `rlhf plot`; the progress
+document is served from memory to the operator. No torch here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from rlhf_api.outcome import CheckpointRef
+from rlhf_trainer.report.metrics import JsonLines
+from rlhf_trainer.report.progress import Progress, State
+from rlhf_trainer.report.server import ProgressServer
+from rlhf_trainer.run import Run
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """One per worker, open for the whole stage: `with Reporter(run) as reporter`."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._metrics = JsonLines(run.directory / "metrics.jsonl")
+        self._samples = JsonLines(run.directory / "samples.jsonl")
+        self._events = JsonLines(run.directory / "events.jsonl")
+        self.progress = Progress(run.config)
+        self._server = self._serve()
+        run.heartbeat.beat("loading", 0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for lines in (self._metrics, self._samples, self._events):
+            lines.close()
+
+    def plan(self, total_steps: int) -> None:
+        """Tell how many steps the stage will take, once it knows."""
+        self.progress.total_steps = total_steps
+
+    def enter(self, state: State) -> None:
+        """The stage does something else now. No sign of progress to the watchdog: only finished work is."""
+        self.progress.enter(state, datetime.now(UTC))
+
+    def alive(self) -> None:
+        """A piece of work inside a step was finished (a batch generated, a shard written): the watchdog starts anew."""
+        self._run.heartbeat.beat(self.progress.state, self.progress.step)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A step was finished: one line in `metrics.jsonl`, new numbers in the progress document, a heartbeat."""
+        self.progress.finish_step(step, metrics, datetime.now(UTC), time.monotonic())
+        self._run.heartbeat.beat(self.progress.state, step)
+        if self._run.is_first:
+            self._metrics.append({"step": step, "time": round(time.time(), 3), **metrics})
+
+    def update(self, metrics: Mapping[str, float]) -> None:
+        """Headline numbers that do not belong to a step: evaluations. They are in the progress document and in `metrics.jsonl`."""
+        self.progress.add_metrics(metrics)
+        self.alive()
+        if self._run.is_first:
+            self._metrics.append({"step": self.progress.step, "time": round(time.time(), 3), **metrics})
+
+    def samples(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Answers to fixed prompts, so that steps compare."""
+        if self._run.is_first:
+            for row in rows:
+                self._samples.append({"step": step, **row})
+
+    def event(self, reason: str, message: str, **details: Any) -> None:
+        """Something that a reader of the attempt should know: a skipped checkpoint, a health verdict."""
+        if self._run.is_first:
+            log.warning("%s: %s", reason, message)
+            line = {"step": self.progress.step, "time": round(time.time(), 3), "reason": reason, "message": message}
+            self._events.append(line | details)
+
+    def saved(self, checkpoint: CheckpointRef) -> None:
+        """The newest complete checkpoint; until the first of this attempt, the one it resumed from."""
+        self.progress.checkpoint = checkpoint
+
+    def resume(self, found: CheckpointRef, earlier: Path) -> None:
+        """Go on from a checkpoint. `earlier` is the directory of the attempt that saved it: its lines are taken over."""
+        step = found.step
+        self.progress.step = step
+        self.progress.checkpoint = self.progress.resumed_from = found
+        self.alive()
+        if self._run.is_first and earlier != self._run.directory:
+            self._metrics.take_over(earlier / "metrics.jsonl", step)
+            self._samples.take_over(earlier / "samples.jsonl", step)
+
+    def _serve(self) -> ProgressServer | None:
+        run = self._run
+        if not run.is_first or not run.progress_port:
+            return None
+        host = run.progress_host
+        try:
+            return ProgressServer(host, run.progress_port, self.progress.document)
+        except OSError as error:
+            log.warning("progress is not served: port %s on %s: %s", run.progress_port, host, error.strerror)
+            return None
