@@ -65,6 +65,10 @@ class Store:
         keys = sorted(key for key in self._objects if key[0] == kind and key[1] == namespace)
         return [copy.deepcopy(self._objects[key]) for key in keys if _matches(self._objects[key], selector)]
 
+    def namespaces(self, kind: str) -> list[str]:
+        """Namespaces that hold objects of a kind."""
+        return sorted({key[1] for key in self._objects if key[0] == kind})
+
     def events_since(self, version: int) -> list[WatchEvent]:
         """Changes after `version`; `Gone` when the history no longer reaches back that far."""
         if version < self._oldest or (self._history and len(self._history) == HISTORY and version < self._history[0].version - 1):
