@@ -49,6 +49,14 @@ NF4_BYTES: Final = {True: 0.5 + 1 / 64 + 4 / 16384, False: 0.5 + 4 / 64}
 """Bytes of a weight in NF4, with and without double quantization of the scales (one per 64 weights)."""
 
 
+_UNITS: Final = {"Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}
+
+
+def bytes_of_quantity(quantity: str) -> int:
+    """Bytes of a quantity as the API writes it: 64Gi, 512Mi."""
+    return int(quantity[:-2]) * _UNITS[quantity[-2:]]
+
+
 class Precision(StrEnum):
     """Number format of weights and activations."""
 
@@ -121,7 +129,7 @@ def _gemini_offload(count: int, optimizer_bytes: int, weight_bytes: int, num_wor
     return Bytes(0, host=(weight_bytes + optimizer_bytes) * count // num_workers)
 
 
-def gathered(strategy: str, shape: Architecture, precision: Precision, num_workers: int) -> int:
+def gathered(strategy: str, shape: Architecture, precision: Precision) -> int:
     """Buffers in which a strategy reduces gradients, or gathers weights, of one trained model."""
     w = precision.num_bytes
     if strategy == strategies.PLAIN:

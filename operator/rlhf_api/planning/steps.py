@@ -1,0 +1,88 @@
+"""Steps: rows and batch sizes in; steps, rollouts and micro-batches out. A batch that does not divide is refused with one that does.
+
+Windows of the data order hold one global batch and never cross an epoch; the last of an epoch may be short (rule D8), so epochs round up.
+A rollout always has its full number of prompts: it runs on into the next pass, so episodes round up once, at the end.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+from rlhf_api.job import RLHFJobSpec
+from rlhf_api.planning.strategy import Refusal
+from rlhf_api.stages import PPO, Stage, Supervised, block_field
+from rlhf_api.topology import Topology
+
+MAX_MICRO_BATCH_TOKENS: Final = 32768
+"""Beyond it a larger forward pass is not faster, it only needs more memory; measured on no GPU yet."""
+
+
+def total_steps(num_rows: int, global_batch_size: int, num_epochs: int, max_steps: int | None = None) -> int:
+    """Optimizer steps of SFT and RewardModel: all epochs, or `max_steps` when that is less (rule F3)."""
+    steps = math.ceil(num_rows / global_batch_size) * num_epochs
+    return steps if max_steps is None else min(steps, max_steps)
+
+
+def total_rollouts(num_prompts: int, rollout_batch_size: int, episodes: int | None, steps: int | None) -> int:
+    """Rollouts of PPO: as many as `steps` says, else what `episodes` passes over the prompts fill."""
+    return steps if steps is not None else math.ceil(num_prompts * (episodes or 1) / rollout_batch_size)
+
+
+def stated_steps(stage: Stage) -> int | None:
+    """The steps that the job file fixes; None when they depend on the number of rows."""
+    block = stage.block
+    if isinstance(block, PPO):
+        return block.steps
+    return block.max_steps if isinstance(block, Supervised) else None
+
+
+def topology_of(spec: RLHFJobSpec, stage: Stage) -> Topology:
+    """The topology a stage runs on: its own as a whole, else the job's. Quantize and Publish take one process."""
+    if stage.type.is_training:
+        return stage.topology or spec.topology
+    return stage.topology or Topology(nodes=1, gpus_per_node=min(1, spec.topology.gpus_per_node))
+
+
+def rows_per_worker(stage: Stage, topology: Topology) -> int:
+    """Rows that one worker adds to an optimizer step (pairs, for a reward model); at least one."""
+    block = stage.block
+    if isinstance(block, PPO):
+        return max(1, block.minibatch_size // topology.data_parallel)
+    return max(1, block.global_batch_size // topology.data_parallel) if isinstance(block, Supervised) else 1
+
+
+def row_tokens(stage: Stage) -> int:
+    """The longest row of a training stage, in tokens."""
+    block = stage.block
+    if isinstance(block, PPO):
+        return block.max_prompt_length + block.max_new_tokens
+    return block.max_length if isinstance(block, Supervised) else 0
+
+
+def micro_batches(rows: int, tokens: int) -> Iterator[int]:
+    """Micro-batch sizes to try for a worker's rows, largest first: divisors, so that all micro-batches are equally large.
+
+    8 rows of 2048 tokens -> 8, 4, 2, 1
+    """
+    largest = max(1, MAX_MICRO_BATCH_TOKENS // max(tokens, 1))
+    return (size for size in range(min(rows, largest), 0, -1) if rows % size == 0)
+
+
+def find_indivisible(spec: RLHFJobSpec) -> Iterator[Refusal]:
+    """Batches that the workers cannot share evenly: with one row to spare, a worker would wait for its peers for ever."""
+    for index, stage in enumerate(spec.stages):
+        if not stage.type.is_training:
+            continue
+        workers, block = topology_of(spec, stage).data_parallel, stage.block
+        path = f"spec.stages[{index}]"
+        if isinstance(block, PPO):
+            yield from _indivisible(f"{path}.ppo.rolloutBatchSize", block.rollout_batch_size, workers)
+            yield from _indivisible(f"{path}.ppo.minibatchSize", block.minibatch_size, workers)
+        elif isinstance(block, Supervised):
+            yield from _indivisible(f"{path}.{block_field(stage.type)}.globalBatchSize", block.global_batch_size, workers)
+
+
+def _indivisible(path: str, size: int, workers: int) -> Iterator[Refusal]:
+    if size % workers:
+        higher = (size // workers + 1) * workers
+        yield Refusal(path, size, f"must be a multiple of {workers} (workers): try {higher}")
