@@ -1,0 +1,99 @@
+"""`rlhf validate`, `plan` and `new`: everything about a job file that needs neither a cluster nor a model."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Exit, Option
+
+from rlhf_cli.errors import CommandError, exit_code_of, line_of
+from rlhf_cli.options import JobFile, Output, OutputFormat, Profile
+
+
+def validate(job_file: JobFile, output: OutputFormat = Output.TABLE) -> None:
+    """Check a job file: schema, references, strategies.
+
+    Exits 0 when it is valid; else prints one problem a line (path: value rule) and exits 64, or 69 when all of them are things that are
+    not supported.
+    """
+    from rlhf_api.validate import find_problems
+    from rlhf_cli.job_files import read_object
+
+    problems = find_problems(read_object(job_file))
+    if output is Output.JSON:
+        found = [
+            {"path": problem.path, "value": problem.value, "rule": problem.rule, "exitCode": int(problem.exit_code)} for problem in problems
+        ]
+        typer.echo(json.dumps({"valid": not problems, "problems": found}, default=str, ensure_ascii=False))
+    elif problems:
+        typer.echo("\n".join(line_of(problem) for problem in problems), err=True)
+    else:
+        typer.echo(f"{job_file}: valid")
+    raise Exit(exit_code_of(problems))
+
+
+def plan(job_file: JobFile, profile: Profile = None, output: OutputFormat = Output.TABLE) -> None:
+    """Show before anything runs how each stage would run: strategy, processes, memory, steps."""
+    from rich.console import Console
+
+    from rlhf_api.job import RLHFJob
+    from rlhf_api.validate import find_problems
+    from rlhf_cli.errors import refused
+    from rlhf_cli.job_files import read_object
+    from rlhf_cli.plans import choose_profile, plan_rows, print_plan
+
+    wire = read_object(job_file)
+    if problems := find_problems(wire):
+        raise refused(problems)
+    spec = RLHFJob.from_wire(wire).spec
+    limits, basis = choose_profile(spec, profile)
+    rows = plan_rows(spec, limits)
+    if output is Output.JSON:
+        typer.echo(json.dumps([row.to_wire() for row in rows], ensure_ascii=False))
+    else:
+        print_plan(Console(), rows, basis)
+    raise Exit(max((row.exit_code for row in rows), default=0))
+
+
+def new(
+    name: Annotated[str, Argument(show_default=False, help="Name of the job: lower-case letters, digits and dashes, at most 36.")],
+    model: Annotated[str, Option(metavar="URI", help="Base model.")] = "builtin://models/tiny-llama",
+    revision: Annotated[str | None, Option(show_default=False, help="Commit id of an hf:// model: 40 hex digits.")] = None,
+    size: Annotated[str | None, Option(show_default=False, help="Number of parameters, for the memory plan: 7B, 350M.")] = None,
+    until: Annotated[str, Option(help="Last stage: sft, rm, ppo, nf4 or publish.")] = "publish",
+    nodes: Annotated[int, Option(help="Pods of an attempt, one per node.")] = 1,
+    gpus: Annotated[int, Option(help="GPUs per node; 0 = CPU only.")] = 0,
+    lora: Annotated[bool, Option("--lora", help="Train adapters instead of all weights.")] = False,
+    file: Annotated[
+        Path | None, Option(metavar="FILE", show_default=False, help="Where to write; - is standard output. Default: NAME.yaml.")
+    ] = None,
+) -> None:
+    """Write a commented job file to start from. It is valid as written; the comments say what to change."""
+    from rlhf_cli.errors import refused
+    from rlhf_cli.job_files import parse_text
+    from rlhf_cli.new_job import UNTIL, Wishes, job_text
+
+    if until not in UNTIL:
+        raise CommandError(64, f"--until: {until!r} must be one of {', '.join(UNTIL)}")
+    text = job_text(Wishes(name=name, model=model, revision=revision, size=size, until=until, nodes=nodes, gpus=gpus, lora=lora))
+    from rlhf_api.validate import find_problems
+
+    if problems := find_problems(parse_text("the new job", text)):
+        raise refused(problems)
+    if str(file) == "-":
+        typer.echo(text, nl=False)
+        return
+    target = file or Path(f"{name}.yaml")
+    _write_new(target, text)
+    typer.echo(f"wrote {target}\nnext: rlhf plan {target}   then: rlhf run {target}")
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise CommandError(64, f"--file: '{file}' exists; it is not overwritten: name another file") from error
+    except OSError as error:
+        raise CommandError(74, f"--file: '{file}' cannot be written ({error.strerror}): name another file") from error

@@ -1,0 +1,61 @@
+"""`rlhf run`, `resume` and `cancel`: drive a job on this machine. The embedded backend does the work; here it is watched and stopped."""
+
+from typing import Annotated
+
+import typer
+from typer import Exit, Option
+
+from rlhf_cli.options import Claims, JobFile, JobName, Output, OutputFormat, Profile, Workdir
+
+
+def _explain(wanted: bool) -> None:
+    if wanted:
+        from rlhf_operator.local.session import LocalSession
+
+        typer.echo("\n".join(["What `rlhf run` does not imitate of a cluster:", *(f"- {part}" for part in LocalSession.not_imitated())]))
+        raise Exit
+
+
+def run(
+    job_file: JobFile,
+    workdir: Workdir = None,
+    claim: Claims = None,
+    profile: Profile = None,
+    fresh: Annotated[
+        bool, Option("--fresh", help="Discard an earlier job in the working directory, its checkpoints and outputs too.")
+    ] = False,
+    output: OutputFormat = Output.TABLE,
+    explain: Annotated[
+        bool, Option("--explain", callback=_explain, is_eager=True, help="Print what differs from a cluster, and exit.")
+    ] = False,
+) -> None:
+    """Run a job on this machine, from raw data to the published model.
+
+    Ctrl-C saves a checkpoint and exits 130; `rlhf resume` goes on there. A second Ctrl-C does not wait for the checkpoint.
+    Exits 0 when the job is complete, else with the code of what ended it; 64 when the job is refused.
+    """
+    from rlhf_cli.driving import start
+
+    raise Exit(start(job_file, workdir=workdir, claims=claim or [], profile=profile, is_fresh=fresh, as_json=output is Output.JSON))
+
+
+def resume(
+    job: JobName = None,
+    workdir: Workdir = None,
+    claim: Claims = None,
+    output: OutputFormat = Output.TABLE,
+) -> None:
+    """Go on with a job that was stopped, killed or failed, from its newest checkpoint.
+
+    A failed job runs its failed stage again. Exits like `rlhf run`.
+    """
+    from rlhf_cli.driving import go_on
+
+    raise Exit(go_on(job, workdir=workdir, claims=claim or [], as_json=output is Output.JSON))
+
+
+def cancel(job: JobName = None, workdir: Workdir = None) -> None:
+    """Stop a running job after a checkpoint. `rlhf resume` goes on there."""
+    from rlhf_cli.driving import stop
+
+    typer.echo(stop(job, workdir=workdir))

@@ -1,0 +1,111 @@
+"""Job files: YAML (or JSON) text in, the plain values that `rlhf_api.validate` judges out.
+
+Numbers follow YAML 1.2, as they do for kubectl: `2e-5` is a number, `yes` and `2026-01-01` are text. What YAML can say and an
+RLHFJob cannot hold (a second document, a repeated key, a key that is no text) is refused with file and line, never repaired.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from rlhf_cli.errors import CommandError
+
+EX_CONFIG = 64
+MAX_BYTES = 1 << 20
+"""No API server stores a larger object (etcd's limit is 1.5 MiB). A data file given by mistake is not parsed as YAML."""
+
+
+class _Constructor(SafeConstructor):
+    """The safe constructor without dates: an RLHFJob has none, and kubectl keeps them as text too."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+_Constructor.add_constructor("tag:yaml.org,2002:value", SafeConstructor.construct_yaml_str)
+
+
+def read_object(file: Path, what: str = "job file") -> dict[str, Any]:
+    """The one object in `file`; `-` is standard input.
+
+    Raises:
+        CommandError: 64, when the file cannot be read or holds anything but one YAML mapping with text keys.
+    """
+    name = "standard input" if str(file) == "-" else str(file)
+    return parse_text(name, _read(file, name, what), what)
+
+
+def parse_text(name: str, text: str, what: str = "job file") -> dict[str, Any]:
+    """The one object in `text`; messages call it `name`.
+
+    Raises:
+        CommandError: 64, when it holds anything but one YAML mapping with text keys.
+    """
+    try:
+        documents = [document for document in _parse(name, text) if document is not None]
+        odd_keys = list(_odd_keys(documents))
+    except RecursionError as error:
+        raise CommandError(EX_CONFIG, f"{name}: is nested too deeply, or an anchor contains itself") from error
+    if len(documents) != 1:
+        found = f"{len(documents)} documents" if documents else "nothing"
+        raise CommandError(EX_CONFIG, f"{name}: holds {found}; a {what} is exactly one object: give one file to each")
+    if not isinstance(documents[0], dict):
+        kind = "a list" if isinstance(documents[0], list) else type(documents[0]).__name__
+        raise CommandError(EX_CONFIG, f"{name}: holds {kind}; a {what} is a mapping that starts with apiVersion and kind")
+    if odd_keys:
+        raise CommandError(EX_CONFIG, *(f"{name}: the key {key} must be text: quote it" for key in odd_keys))
+    return cast(dict[str, Any], documents[0])
+
+
+def _read(file: Path, name: str, what: str) -> str:
+    try:
+        data = sys.stdin.buffer.read(MAX_BYTES + 1) if str(file) == "-" else _first_bytes(file)
+    except OSError as error:
+        raise CommandError(EX_CONFIG, f"{name}: cannot be read ({error.strerror}): name the {what}, or - for standard input") from error
+    if len(data) > MAX_BYTES:
+        raise CommandError(EX_CONFIG, f"{name}: is larger than {MAX_BYTES} bytes; a {what} is small: is this a data file?")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CommandError(EX_CONFIG, f"{name}: byte {error.start} is not UTF-8; save the {what} as UTF-8 text") from error
+
+
+def _first_bytes(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(MAX_BYTES + 1)
+
+
+def _parse(name: str, text: str) -> Iterator[object]:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    try:
+        yield from yaml.load_all(text)
+    except MarkedYAMLError as error:
+        raise CommandError(EX_CONFIG, _explain(name, error)) from error
+    except YAMLError as error:
+        raise CommandError(EX_CONFIG, f"{name}: {str(error).splitlines()[0]}") from error
+
+
+def _explain(name: str, error: MarkedYAMLError) -> str:
+    """`file:line:column: what`, one line. The hint fits the two mistakes that people make: tabs and a missing quote."""
+    mark = error.problem_mark or error.context_mark
+    place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+    problem = error.problem or error.context or "is not YAML"
+    if "\\t" in problem or "\t" in problem:
+        return f"{place}: a tab cannot indent YAML: use spaces"
+    if "duplicate key" in problem:
+        return f"{place}: {problem.split(' with value')[0]}; each key may stand once: remove one of them"
+    context = f" ({error.context})" if error.context and error.problem else ""
+    return f"{place}: {problem}{context}; check indentation, brackets and quotes near this line"
+
+
+def _odd_keys(value: object) -> Iterator[str]:
+    """Keys that are no text, such as `1:` or `? [a]`, anywhere below `value`."""
+    if isinstance(value, dict):
+        yield from (repr(key) for key in value if not isinstance(key, str))
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for child in children:
+        yield from _odd_keys(child)

@@ -1,0 +1,87 @@
+"""The tables of `rlhf get`: the columns that `kubectl get rlhf` has, and one job with its stages and attempts."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_cli.live import line, why_it_waits
+from rlhf_cli.stage_rows import byte_size, duration, rows_of
+
+NEVER = "–"
+
+
+def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetime) -> None:
+    """One line a job: Phase, Stage, Done, Reason, Age, as the CRD's printer columns."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("NAME", "PHASE", "STAGE", "DONE", "REASON", "AGE"):
+        table.add_column(heading, no_wrap=True)
+    num_jobs = 0
+    for job in jobs:
+        num_jobs += 1
+        status = job.get("status") or {}
+        cells = (status.get("phase", "Pending"), status.get("currentStage", ""), status.get("stagesSummary", ""), status.get("reason", ""))
+        table.add_row(job["metadata"]["name"], *cells, _age(job["metadata"].get("creationTimestamp"), now))
+    if num_jobs:
+        console.print(table)
+    else:
+        console.print("no jobs below .rlhf; start one: rlhf run JOB_FILE", markup=False, highlight=False)
+
+
+def print_details(console: Console, job: Mapping[str, Any], now: datetime) -> None:
+    """One job: why it waits, every stage with its newest numbers, every attempt with how it ended, and what was published."""
+    status = job.get("status") or {}
+    head = (job["metadata"]["name"], status.get("phase", "Pending"), status.get("stagesSummary", ""), status.get("reason", ""))
+    _text(console, "  ".join(part for part in head if part))
+    if waits := why_it_waits(job):
+        _text(console, waits)
+    console.print()
+    for row in rows_of(job):
+        _text(console, line(row))
+    console.print()
+    console.print(_attempts(status.get("stages") or [], now))
+    for artifact in status.get("artifacts") or []:
+        _text(console, f"artifact {artifact['uri']}  {byte_size(artifact.get('sizeBytes'))}  {artifact['digest']}")
+
+
+def _attempts(stages: Iterable[Mapping[str, Any]], now: datetime) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ATTEMPT", "OUTCOME", "EXIT", "BUDGET", "TOOK", "RESUMED FROM", "MESSAGE"):
+        table.add_column(heading, no_wrap=heading != "MESSAGE", overflow="fold")
+    for stage in stages:
+        for attempt in stage.get("attempts") or []:
+            table.add_row(*_attempt_cells(stage["name"], attempt, now))
+    return table
+
+
+def _attempt_cells(stage: str, attempt: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
+    resumed = attempt.get("resumedFrom") or {}
+    return (
+        f"{stage}/r{attempt['attempt']}",
+        attempt.get("outcome") or NEVER,
+        str(attempt["exitCode"]) if attempt.get("exitCode") is not None else NEVER,
+        attempt.get("budget") or NEVER,
+        _took(attempt, now),
+        f"{resumed['path']}" if resumed else NEVER,
+        # Markup is off for cells too: a message may quote `[rank0]`.
+        (attempt.get("message") or "").replace("[", r"\["),
+    )
+
+
+def _took(attempt: Mapping[str, Any], now: datetime) -> str:
+    start, end = attempt.get("startTime"), attempt.get("endTime")
+    return duration(((_time(end) if end else now) - _time(start)).total_seconds()) if start else NEVER
+
+
+def _age(created: str | None, now: datetime) -> str:
+    return duration((now - _time(created)).total_seconds()) if created else NEVER
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _text(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

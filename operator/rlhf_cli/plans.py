@@ -1,0 +1,108 @@
+"""`rlhf plan`: a valid job file and a profile in, one row a stage out. The figures come from `rlhf_api.planning`, as the operator's do."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rlhf_api.job import RLHFJobSpec
+from rlhf_api.planning.plan import DoesNotFit, NotSupported, StagePlan, plan_stage
+from rlhf_api.planning.steps import topology_of
+from rlhf_api.profile import ProfileSpec
+from rlhf_api.stages import Stage
+
+GIB = 1024**3
+EX_CONFIG, EX_UNSUPPORTED = 64, 69
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRow:
+    """A stage as it would run, or why it cannot. Memory is an estimate from shapes; steps are None until Prepare has counted the rows."""
+
+    stage: str
+    type: str
+    nodes: int
+    processes: int
+    plan: StagePlan | None = None
+    problem: str = ""
+    exit_code: int = 0
+
+    def to_wire(self) -> dict[str, Any]:
+        """The row for `--output json`."""
+        wire: dict[str, Any] = {"stage": self.stage, "type": self.type, "nodes": self.nodes, "processes": self.processes}
+        if self.plan is None:
+            return wire | {"problem": self.problem}
+        return wire | {
+            "strategy": self.plan.strategy,
+            "microBatchSize": self.plan.micro_batch_size,
+            "gradientCheckpointing": self.plan.gradient_checkpointing,
+            "gpuMemoryGiB": round(self.plan.gpu_memory_bytes / GIB, 2),
+            "hostMemoryGiB": round(self.plan.host_memory_bytes / GIB, 2),
+            "totalSteps": self.plan.total_steps,
+            "notes": list(self.plan.notes),
+        }
+
+
+def plan_rows(spec: RLHFJobSpec, profile: ProfileSpec) -> list[PlanRow]:
+    """A row for every stage that computes; Publish only copies files."""
+    return [_row(spec, stage, profile) for stage in spec.stages if stage.publish is None]
+
+
+def _row(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> PlanRow:
+    topology = topology_of(spec, stage)
+    row = PlanRow(stage=stage.name, type=stage.type.value, nodes=topology.nodes, processes=topology.world_size)
+    try:
+        return replace(row, plan=plan_stage(spec, stage, profile))
+    except DoesNotFit as error:
+        return replace(row, problem=str(error), exit_code=EX_CONFIG)
+    except NotSupported as error:
+        return replace(row, problem=str(error), exit_code=EX_UNSUPPORTED)
+
+
+def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:
+    """The table, what its memory was compared with, and one line for each stage that does not fit."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("STAGE", "TYPE", "STRATEGY", "PROCESSES", "MICRO-BATCH", "GPU GiB", "HOST GiB", "STEPS"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("STAGE", "TYPE", "STRATEGY") else "right")
+    for row in rows:
+        table.add_row(row.stage, row.type, *_cells(row))
+    console.print(table)
+    notes = [f"{row.stage}: {note}" for row in rows if row.plan for note in row.plan.notes]
+    problems = [row.problem for row in rows if row.problem]
+    console.print("\n".join(["", basis, *notes, *problems]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _cells(row: PlanRow) -> tuple[str, ...]:
+    processes = f"{row.nodes} x {row.processes // row.nodes}" if row.nodes > 1 else str(row.processes)
+    if row.plan is None:
+        return ("does not fit", processes, "–", "–", "–", "–")
+    gpu, host = row.plan.gpu_memory_bytes / GIB, row.plan.host_memory_bytes / GIB
+    steps = str(row.plan.total_steps) if row.plan.total_steps else "by rows"
+    return (
+        row.plan.strategy,
+        processes,
+        str(row.plan.micro_batch_size),
+        f"{gpu:.1f}" if gpu else "–",
+        f"{host:.1f}" if host else "–",
+        steps,
+    )
+
+
+def basis_of(profile: ProfileSpec, where: str) -> str:
+    """What the plan was compared with, in words."""
+    memory = f"{profile.resources.per_process.memory} of memory for each process without a GPU"
+    if profile.gpu is not None:
+        memory = f"GPUs of {profile.gpu.memory_gib} GiB, {profile.resources.per_gpu.memory} of host memory for each; {memory}"
+    return f"estimated for {where}: {memory}"
+
+
+def needs_gpus(spec: RLHFJobSpec) -> bool:
+    """True when a stage asks for GPUs."""
+    return any(topology_of(spec, stage).gpus_per_node for stage in spec.stages)
+
+
+def profile_spec(wire: Mapping[str, Any]) -> ProfileSpec:
+    """The spec of a ClusterRLHFProfile object, or of its spec alone."""
+    return ProfileSpec.from_wire(wire.get("spec", wire))

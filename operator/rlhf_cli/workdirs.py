@@ -1,0 +1,73 @@
+"""Where the jobs of this machine live: `.rlhf/<job>` below the current directory, or where `--workdir` says."""
+
+from pathlib import Path
+
+from rlhf_cli.errors import CommandError
+
+EX_CONFIG = 64
+HOME = Path(".rlhf")
+STATE = "objects"
+"""The entry of a working directory that the embedded backend writes first: a directory without it holds no job."""
+
+
+def default_workdir(job_name: str) -> Path:
+    """Where `rlhf run` keeps a job unless told otherwise."""
+    return HOME / job_name
+
+
+def is_workdir(directory: Path) -> bool:
+    """True when a job was submitted there."""
+    return (directory / STATE).exists()
+
+
+def all_workdirs() -> list[Path]:
+    """The working directories below `.rlhf`, by name."""
+    return sorted(path for path in HOME.glob("*") if is_workdir(path)) if HOME.is_dir() else []
+
+
+def find_workdir(job: str | None, workdir: Path | None) -> Path:
+    """The working directory that a user means by a job's name, a directory, a job file, or nothing when there is only one.
+
+    Raises:
+        CommandError: 64, when there is no such job, or several and none is named.
+    """
+    if workdir is not None:
+        return _existing(workdir, f"--workdir {workdir}")
+    if job is None:
+        return _only_one()
+    named, path = default_workdir(job), Path(job)
+    if is_workdir(named):
+        return named
+    if path.is_dir():
+        return _existing(path, job)
+    if path.is_file():
+        return _existing(default_workdir(_name_in(path)), job)
+    raise CommandError(EX_CONFIG, f"JOB: {job!r} is no job here: {_known()}")
+
+
+def _existing(directory: Path, given: str) -> Path:
+    if not is_workdir(directory):
+        raise CommandError(EX_CONFIG, f"JOB: {given!r} has no job ({directory} holds none): {_known()}")
+    return directory
+
+
+def _only_one() -> Path:
+    jobs = all_workdirs()
+    if len(jobs) != 1:
+        raise CommandError(EX_CONFIG, f"JOB: must be named: {_known()}")
+    return jobs[0]
+
+
+def _known() -> str:
+    names = ", ".join(path.name for path in all_workdirs())
+    return f"the jobs below {HOME} are {names}" if names else f"there are no jobs below {HOME}; start one: rlhf run JOB_FILE"
+
+
+def _name_in(job_file: Path) -> str:
+    from rlhf_cli.job_files import read_object
+
+    metadata = read_object(job_file).get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str):
+        raise CommandError(EX_CONFIG, f"{job_file}: metadata.name: {name!r} must be the name of a job")
+    return name
