@@ -21,6 +21,7 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from rlhf_api.outcome import CheckpointRef
 from rlhf_trainer.errors import Diverged, InternalError, Preempted
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
@@ -68,7 +69,7 @@ class Loop:
         self.total_steps = total_steps
         self.step = 0
         """Finished steps: optimizer steps of SFT and RewardModel, rollouts of PPO."""
-        self.last_checkpoint: checkpoint.CheckpointRef | None = None
+        self.last_checkpoint: CheckpointRef | None = None
         self._skipped_in_a_row = 0
         self._saved_step = 0
         self._saved_at = time.monotonic()

@@ -25,6 +25,18 @@ class StopFlag:
         self.is_set = True
 
 
+class Latest:
+    """The newest facts of the stage, kept by the reporter: an attempt that fails still says how far it got."""
+
+    __slots__ = ("checkpoint", "metrics", "resumed_from", "step")
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.metrics: Mapping[str, float] = {}
+        self.checkpoint: CheckpointRef | None = None
+        self.resumed_from: CheckpointRef | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """One attempt of a stage as one worker sees it."""
@@ -51,6 +63,7 @@ class Run:
     heartbeat: Heartbeat = field(default_factory=Heartbeat.unwatched)
     """Call `heartbeat.beat(state, step)` after every finished piece of work: silence ends the attempt as Stalled."""
     stop: StopFlag = field(default_factory=StopFlag)
+    latest: Latest = field(default_factory=Latest)
 
     @property
     def output(self) -> Path:

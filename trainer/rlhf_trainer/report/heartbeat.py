@@ -1,19 +1,20 @@
 """The pulse of a worker: a 64-byte slot of shared memory that the launcher's watchdog reads (rule L7).
 
-A worker writes what it does, its step and the time; it never blocks and never fails because of it. The clock is
+A worker writes its process id, what it does, its step and the time; it never blocks and never fails because of it. The clock is
 CLOCK_MONOTONIC, which all processes of a machine share.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 SLOT_BYTES = 64
-_LAYOUT = struct.Struct("<qd16s")
+_LAYOUT = struct.Struct("<qdq16s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Pulse:
     step: int
     time_seconds: float
     """On the monotonic clock; 0 = the worker has not begun."""
+    pid: int = 0
 
 
 class Heartbeat:
@@ -46,7 +48,7 @@ class Heartbeat:
     def beat(self, state: str, step: int) -> None:
         """Note that work was finished. `state` is a `state` of the progress document, `step` where the stage stands."""
         if self._slots is not None:
-            _LAYOUT.pack_into(self._slots, self._offset, step, time.monotonic(), state.encode()[:16])
+            _LAYOUT.pack_into(self._slots, self._offset, step, time.monotonic(), os.getpid(), state.encode()[:16])
 
 
 def create_slots(path: Path, num_workers: int) -> None:
@@ -66,8 +68,8 @@ class Pulses:
         return [self._read(index) for index in range(self._num_workers)]
 
     def _read(self, index: int) -> Pulse:
-        step, time_seconds, state = _LAYOUT.unpack_from(self._slots, index * SLOT_BYTES)
-        return Pulse(state.rstrip(b"\0").decode(), step, time_seconds)
+        step, time_seconds, pid, state = _LAYOUT.unpack_from(self._slots, index * SLOT_BYTES)
+        return Pulse(state.rstrip(b"\0").decode(), step, time_seconds, pid)
 
 
 def _map(path: Path) -> mmap.mmap:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
-from rlhf_api.outcome import CheckpointRef, ProgressDocument
+from rlhf_api.outcome import ProgressDocument
 from rlhf_api.run_config import RunConfig
+from rlhf_trainer.run import Latest
 
 State = Literal["loading", "rollout", "training", "evaluating", "saving", "finishing"]
 _WINDOW_STEPS = 50
@@ -21,15 +22,11 @@ _WINDOW_STEPS = 50
 class Progress:
     """What the operator will read. All changes come from the stage's own thread; `document` may be called from another."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, latest: Latest) -> None:
+        self._config, self._latest = config, latest
         self._finished: deque[tuple[float, int]] = deque(maxlen=_WINDOW_STEPS)
         self.state: State = "loading"
-        self.step = 0
         self.total_steps: int | None = config.plan.total_steps
-        self.metrics: dict[str, float] = {}
-        self.checkpoint: CheckpointRef | None = None
-        self.resumed_from: CheckpointRef | None = None
         self.updated = datetime.now(UTC)
 
     def enter(self, state: State, now: datetime) -> None:
@@ -37,19 +34,23 @@ class Progress:
 
     def finish_step(self, step: int, metrics: Mapping[str, float], now: datetime, clock_seconds: float) -> None:
         """A step is done: `eta_seconds` follows from the pace of the last fifty."""
-        self.step, self.updated = step, now
+        self._latest.step, self.updated = step, now
         self._finished.append((clock_seconds, step))
         self.add_metrics(metrics)
 
+    @property
+    def step(self) -> int:
+        return self._latest.step
+
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         """Newest value of each metric. What is not finite is left out: the document is JSON."""
-        self.metrics = self.metrics | {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        self._latest.metrics = {**self._latest.metrics} | {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
     @property
     def percent(self) -> float:
         if not self.total_steps:
             return 0.0
-        return round(min(100.0, 100 * self.step / self.total_steps), 2)
+        return round(min(100.0, 100 * self._latest.step / self.total_steps), 2)
 
     @property
     def eta_seconds(self) -> float | None:
@@ -60,7 +61,7 @@ class Progress:
         if last_step <= first_step:
             return None
         pace = (last_seconds - first_seconds) / (last_step - first_step)
-        return round(max(0, self.total_steps - self.step) * pace, 1)
+        return round(max(0, self.total_steps - self._latest.step) * pace, 1)
 
     def document(self) -> ProgressDocument:
         """The document as of now."""
@@ -71,12 +72,12 @@ class Progress:
             stage=config.stage.name,
             attempt=config.attempt,
             state=self.state,
-            step=self.step,
+            step=self._latest.step,
             total_steps=self.total_steps,
             percent=self.percent,
             eta_seconds=self.eta_seconds,
             update_time=self.updated,
-            metrics=self.metrics,
-            checkpoint=self.checkpoint,
-            resumed_from=self.resumed_from,
+            metrics=dict(self._latest.metrics),
+            checkpoint=self._latest.checkpoint,
+            resumed_from=self._latest.resumed_from,
         )

@@ -30,7 +30,7 @@ class Reporter:
         self._metrics = JsonLines(run.directory / "metrics.jsonl")
         self._samples = JsonLines(run.directory / "samples.jsonl")
         self._events = JsonLines(run.directory / "events.jsonl")
-        self.progress = Progress(run.config)
+        self.progress = Progress(run.config, run.latest)
         self._server = self._serve()
         run.heartbeat.beat("loading", 0)
 
@@ -87,13 +87,12 @@ class Reporter:
 
     def saved(self, checkpoint: CheckpointRef) -> None:
         """The newest complete checkpoint; until the first of this attempt, the one it resumed from."""
-        self.progress.checkpoint = checkpoint
+        self._run.latest.checkpoint = checkpoint
 
     def resume(self, found: CheckpointRef, earlier: Path) -> None:
         """Go on from a checkpoint. `earlier` is the directory of the attempt that saved it: its lines are taken over."""
-        step = found.step
-        self.progress.step = step
-        self.progress.checkpoint = self.progress.resumed_from = found
+        latest, step = self._run.latest, found.step
+        latest.step, latest.checkpoint, latest.resumed_from = step, found, found
         self.alive()
         if self._run.is_first and earlier != self._run.directory:
             self._metrics.take_over(earlier / "metrics.jsonl", step)
