@@ -1,0 +1,55 @@
+"""Places in a document: `("spec", "stages", 2, "ppo")` inside, `spec.stages[2].ppo` for the user."""
+
+import re
+from collections.abc import Mapping
+
+from rlhf_api.base import ApiModel
+from rlhf_api.fields import fields_by_alias
+
+Location = tuple[int | str, ...]
+
+
+class _Unset:
+    """The value of a field that is not there."""
+
+    def __repr__(self) -> str:
+        return "(unset)"
+
+
+UNSET = _Unset()
+
+
+def as_text(location: Location) -> str:
+    """The path as a user writes it."""
+    text = "".join(f"[{token}]" if isinstance(token, int) else f".{token}" for token in location)
+    return text.removeprefix(".")
+
+
+def as_location(text: str) -> Location:
+    """The place that a path names; the reverse of `as_text` for paths of the API."""
+    return tuple(int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", text))
+
+
+def lookup(wire: object, location: Location, instance: ApiModel | None = None) -> object:
+    """What stands at a place: as typed, else the default that holds there, else `UNSET`."""
+    found = wire
+    for token in location:
+        found = _step(found, token)
+    return _default(instance, location) if found is UNSET and instance is not None else found
+
+
+def _step(found: object, token: int | str) -> object:
+    if isinstance(token, int):
+        return found[token] if isinstance(found, list | tuple) and token < len(found) else UNSET
+    return found.get(token, UNSET) if isinstance(found, Mapping) else UNSET
+
+
+def _default(instance: ApiModel, location: Location) -> object:
+    found: object = instance
+    for token in location:
+        if isinstance(token, str) and isinstance(found, ApiModel):
+            name = fields_by_alias(type(found)).get(token, ("", None))[0]
+            found = found.__dict__.get(name, UNSET)
+        else:
+            found = _step(found, token)
+    return UNSET if found is None or isinstance(found, ApiModel) else found

@@ -1,0 +1,79 @@
+"""pydantic's errors in the words of the API: what must stand there, and the likely slip of the pen."""
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from rlhf_api.base import ApiModel
+from rlhf_api.fields import Schema, fields_by_alias, leaf_schema, nested_model, type_words
+from rlhf_api.paths import Location
+
+
+def words_for(model: type[ApiModel], location: Location, details: Mapping[str, Any]) -> str:
+    """The rule that a schema error broke, ending in the fix.
+
+    `details` is one entry of `pydantic.ValidationError.errors()` with its place, `location`, below `model`.
+    """
+    kind = details["type"]
+    owner, alias = _owner_of(model, location)
+    if kind in ("extra_forbidden", "invalid_key"):
+        return _unknown_field(owner, str(location[-1]))
+    if owner is None or alias not in (fields := fields_by_alias(owner)):
+        return str(details["msg"])
+    field = fields[alias][1]
+    meaning = f": {field.description}" if field.description else ""
+    if kind == "missing":
+        return f"is required{meaning}"
+    inner, is_list = nested_model(field.annotation)
+    is_item = isinstance(location[-1], int)
+    if inner is not None and is_item >= is_list:
+        return f"must be a mapping with the fields {', '.join(fields_by_alias(inner))}"
+    schema = leaf_schema(owner, alias)
+    schema = schema["items"] if is_item and "items" in schema else schema
+    return f"must be {type_words(schema)}{_hint(schema, details.get('input')) or meaning}"
+
+
+def _hint(schema: Schema, value: object) -> str:
+    if isinstance(value, str) and "enum" in schema:
+        return _did_you_mean(value, [str(option) for option in schema["enum"]])
+    if isinstance(value, str) and schema.get("type") in ("number", "integer") and _is_number(value):
+        return f", not text: write {value} without quotes"
+    return ""
+
+
+def _unknown_field(owner: type[ApiModel] | None, name: str) -> str:
+    if owner is None:
+        return "is not a field of the API"
+    known = fields_by_alias(owner)
+    if suggestion := _did_you_mean(name, list(known)):
+        return f"is not a field{suggestion}"
+    homes = [
+        alias for alias, (_, field) in known.items() if (inner := nested_model(field.annotation)[0]) and name in fields_by_alias(inner)
+    ]
+    if homes:
+        return f"is not a field here: it belongs in {' or '.join(homes)}"
+    return f"is not a field; the fields here are {', '.join(known)}"
+
+
+def _did_you_mean(name: str, options: list[str]) -> str:
+    by_letters = {option.lower().replace("-", ""): option for option in options}
+    close = get_close_matches(name.lower().replace("_", "").replace("-", ""), by_letters, n=1, cutoff=0.7)
+    return f": did you mean {by_letters[close[0]]}?" if close else ""
+
+
+def _owner_of(model: type[ApiModel], location: Location) -> tuple[type[ApiModel] | None, str]:
+    """The model that has the field at a place, and the wire name of the field."""
+    owner: type[ApiModel] | None = model
+    names = [token for token in location if isinstance(token, str)]
+    for name in names[:-1]:
+        field = fields_by_alias(owner).get(name) if owner is not None else None
+        owner = nested_model(field[1].annotation)[0] if field is not None else None
+    return owner, names[-1] if names else ""
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

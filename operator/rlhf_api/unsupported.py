@@ -1,0 +1,91 @@
+"""What the schema accepts and this version cannot do yet: combinations, sources and destinations. Each answer names what works.
+
+A parsed job flows in, problems with exit code 69 flow out. The CLI and the operator's admission ask before anything runs; the
+planner refuses what depends on memory, and the trainer refuses the same combinations again.
+"""
+
+from collections.abc import Iterator, Mapping
+
+from rlhf_api.base import Wire
+from rlhf_api.job import RLHFJob, RLHFJobSpec
+from rlhf_api.outcome import ExitCode
+from rlhf_api.paths import Location, as_text
+from rlhf_api.problems import Problem
+from rlhf_api.rules.job import is_split, is_training, strategy_of, topology_of
+
+WORKING_SOURCES = ("builtin", "pvc", "https")
+WORKING_DESTINATIONS = ("pvc",)
+
+
+def find_unsupported(job: RLHFJob) -> list[Problem]:
+    """Everything in a valid job that this version cannot run, all at once."""
+    return [*_find_model_limits(job.spec), *_find_stage_limits(job.spec), *_find_schemes(job.spec), *_find_signing(job.spec)]
+
+
+def _problem(path: str, value: object, rule: str) -> Problem:
+    return Problem(path, value, rule, ExitCode.UNSUPPORTED)
+
+
+def _find_model_limits(spec: RLHFJobSpec) -> Iterator[Problem]:
+    if spec.model.precision == "fp16":
+        yield _problem("spec.model.precision", "fp16", "is Unsupported, because losses are not scaled: use bf16 or fp32")
+
+
+def _find_stage_limits(spec: RLHFJobSpec) -> Iterator[Problem]:
+    """Strategies and topologies that no training stage can have; each place is named once, however many stages inherit it."""
+    seen: set[str] = set()
+    for i, stage in enumerate(spec.stages):
+        if not is_training(stage):
+            continue
+        strategy, topology = strategy_of(spec, stage), topology_of(spec, stage)
+        path = f"spec.stages[{i}].strategy" if stage.strategy else "spec.strategy"
+        if strategy == "3d" and path not in seen:
+            yield _problem(
+                path, strategy, "is Unsupported in this image: use auto, ddp, zero1, zero2, zero2-offload, gemini or gemini-offload"
+            )
+        seen.add(path)
+        path = f"spec.stages[{i}].topology" if stage.topology else "spec.topology"
+        if is_split(topology) and path not in seen:
+            for name, value in (("tensorParallel", topology.tensor_parallel), ("pipelineParallel", topology.pipeline_parallel)):
+                if value > 1:
+                    yield _problem(f"{path}.{name}", value, "is Unsupported in this image: use 1, and zero2 or gemini to spread the model")
+        seen.add(path)
+
+
+def _find_schemes(spec: RLHFJobSpec) -> Iterator[Problem]:
+    """Every uri that Prepare cannot fetch or Publish cannot write to, found by its name wherever it stands."""
+    for location, uri in _uris(spec.to_wire(), ("spec",)):
+        scheme = uri.partition("://")[0]
+        is_destination = "destination" in location
+        if scheme in (WORKING_DESTINATIONS if is_destination else WORKING_SOURCES):
+            continue
+        fix = "publish to pvc://<claim>/<path>" if is_destination else f"use {_working_sources(location)}"
+        yield _problem(as_text(location), uri, f"has scheme {scheme}://, which is Unsupported in this version: {fix}")
+
+
+def _working_sources(location: Location) -> str:
+    is_model = any(token in ("source", "init") for token in location)
+    return "builtin:// or pvc://" if is_model else "builtin://, pvc:// or https://"
+
+
+def _uris(value: object, location: Location) -> Iterator[tuple[Location, str]]:
+    if isinstance(value, Mapping):
+        wire: Wire = dict(value)
+        for name, item in wire.items():
+            if name == "uri" and isinstance(item, str):
+                yield (*location, name), item
+            else:
+                yield from _uris(item, (*location, name))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _uris(item, (*location, i))
+
+
+def _find_signing(spec: RLHFJobSpec) -> Iterator[Problem]:
+    for i, stage in enumerate(spec.stages):
+        if stage.publish is not None and stage.publish.sign:
+            yield _problem(
+                f"spec.stages[{i}].publish.sign",
+                True,
+                "is Unsupported in this version: leave sign false; the manifest still proves every file",
+            )

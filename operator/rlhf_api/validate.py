@@ -1,0 +1,130 @@
+"""Every problem of a job or profile at once: the path as the user typed it, the value, the rule and the fix.
+
+A wire document flows in, as YAML or the API server gives it; problems flow out, or the parsed model. Types and bounds are checked
+first, then the rules of `rules/` on whatever could be read. The API server runs the same rules as CEL with the same words.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf_api import names
+from rlhf_api.base import ApiModel
+from rlhf_api.changes import find_change_problems
+from rlhf_api.fields import fields_by_alias, nested_model
+from rlhf_api.job import RLHFJob
+from rlhf_api.paths import UNSET, Location, as_location, as_text, lookup
+from rlhf_api.problems import InvalidDocument, InvalidJob, InvalidProfile, Problem, exit_code_of
+from rlhf_api.profile import ClusterRLHFProfile
+from rlhf_api.rules.base import Rule
+from rlhf_api.salvage import salvage
+from rlhf_api.schema_errors import words_for
+from rlhf_api.unsupported import find_unsupported
+
+__all__ = [
+    "UNSET", "InvalidDocument", "InvalidJob", "InvalidProfile", "Problem", "exit_code_of", "find_change_problems", "find_problems",
+    "find_profile_problems", "find_unsupported", "parse_job", "parse_profile",
+]  # fmt: skip
+
+SchemaError = tuple[Location, Mapping[str, Any]]
+
+
+def find_problems(wire: object) -> list[Problem]:
+    """All problems of a job document, in the order of its fields. Never raises, whatever the document holds."""
+    return _find(RLHFJob, names.KIND_JOB, wire)
+
+
+def find_profile_problems(wire: object) -> list[Problem]:
+    """All problems of a ClusterRLHFProfile document. Never raises."""
+    return _find(ClusterRLHFProfile, names.KIND_PROFILE, wire)
+
+
+def parse_job(wire: object) -> RLHFJob:
+    """The job of a document.
+
+    Raises:
+        InvalidJob: with all its problems.
+    """
+    if problems := find_problems(wire):
+        raise InvalidJob(problems)
+    assert isinstance(wire, Mapping)
+    return RLHFJob.from_wire(wire)
+
+
+def parse_profile(wire: object) -> ClusterRLHFProfile:
+    """The profile of a document.
+
+    Raises:
+        InvalidProfile: with all its problems.
+    """
+    if problems := find_profile_problems(wire):
+        raise InvalidProfile(problems)
+    assert isinstance(wire, Mapping)
+    return ClusterRLHFProfile.from_wire(wire)
+
+
+def _find(model: type[ApiModel], kind: str, wire: object) -> list[Problem]:
+    if not isinstance(wire, Mapping):
+        return [Problem("", wire, f"must be a mapping: apiVersion: {names.API_VERSION}, kind: {kind}, metadata, spec")]
+    errors = _schema_errors(model, wire)
+    instance = salvage(model, wire, {location for location, _ in errors})
+    found = [*_find_missing_kind(wire, kind), *_find_schema_problems(model, wire, errors)]
+    found += [problem for problem in _find_rule_problems(instance, wire) if problem not in found]
+    return found
+
+
+def _find_missing_kind(wire: Mapping[Any, Any], kind: str) -> Iterator[Problem]:
+    for name, value in (("apiVersion", names.API_VERSION), ("kind", kind)):
+        if name not in wire:
+            yield Problem(name, UNSET, f"is required: write {name}: {value}")
+
+
+def _schema_errors(model: type[ApiModel], wire: Mapping[Any, Any]) -> list[SchemaError]:
+    try:
+        model.from_wire(wire)
+    except ValidationError as error:
+        return [(details["loc"], details) for details in error.errors(include_url=False)]
+    return []
+
+
+def _find_schema_problems(model: type[ApiModel], wire: Mapping[Any, Any], errors: Iterable[SchemaError]) -> Iterator[Problem]:
+    for location, details in errors:
+        yield Problem(as_text(location), lookup(wire, location), words_for(model, location, details))
+
+
+def _find_rule_problems(instance: ApiModel, wire: Mapping[Any, Any]) -> Iterator[Problem]:
+    for location, part in _walk(instance, ()):
+        for rule in _rules_for(type(part)):
+            for broken in _broken_paths(rule, part):
+                place = (*location, *as_location(broken))
+                yield Problem(as_text(place), lookup(wire, place, instance), rule.message, rule.exit_code)
+
+
+def _walk(instance: ApiModel, location: Location) -> Iterator[tuple[Location, ApiModel]]:
+    """The instance and everything in it, outside first, in the order of the fields."""
+    yield location, instance
+    for alias, (name, info) in fields_by_alias(type(instance)).items():
+        inner, is_list = nested_model(info.annotation)
+        value = instance.__dict__.get(name)
+        if inner is None or value is None:
+            continue
+        for i, item in enumerate(value) if is_list else ((None, value),):
+            if isinstance(item, ApiModel):
+                yield from _walk(item, (*location, alias) if i is None else (*location, alias, i))
+
+
+@cache
+def _rules_for(model: type[ApiModel]) -> tuple[Rule, ...]:
+    from rlhf_api.rules import inputs, job, profile, stages  # after the models: the rules name them
+
+    every = (*job.RULES, *stages.RULES, *inputs.RULES, *profile.RULES)
+    return tuple(rule for rule in every if issubclass(model, rule.owner))
+
+
+def _broken_paths(rule: Rule, part: ApiModel) -> list[str]:
+    try:
+        return list(rule.find(part))
+    except AttributeError:  # the rule needs a field that is itself broken, and reported
+        return []
