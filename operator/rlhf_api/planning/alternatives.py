@@ -22,7 +22,7 @@ class Change:
 
 def changes(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> Iterator[Change]:
     """Jobs that differ in one thing and need less memory for this stage. From the second on the strategy is left to the planner."""
-    index = spec.stages.index(stage)
+    index = steps.index_of(spec, stage)
     path = f"spec.stages[{index}]"
     free = _with_auto_strategy(spec, index)
     if free != spec:

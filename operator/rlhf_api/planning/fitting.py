@@ -10,7 +10,7 @@ from rlhf_api.planning.architectures import Architecture, shape_of_source
 from rlhf_api.planning.memory import GIB, Bytes, Part, Precision
 from rlhf_api.planning.phases import Rollout, Workload
 from rlhf_api.planning.stage_plan import StagePlan
-from rlhf_api.planning.strategy import CAPABILITIES, PLAIN, Features, candidates
+from rlhf_api.planning.strategy import AUTO, CAPABILITIES, OFFLOADING, PLAIN, SHARDING, Features, candidates
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.stages import PPO, Optimization, Quantize, RewardModel, Stage
 from rlhf_api.topology import Topology
@@ -24,11 +24,11 @@ class Budget:
     host: int
     on_gpu: bool
 
-    def holds(self, need: Bytes) -> bool:
-        """True when the need fits; on a CPU all of it lies in the same memory."""
+    def shortage(self, need: Bytes) -> int:
+        """Bytes that are missing, 0 when the need fits; on a CPU all of it lies in the same memory."""
         if not self.on_gpu:
-            return need.device + need.host <= self.device
-        return need.device <= self.device and need.host <= self.host
+            return max(0, need.device + need.host - self.device)
+        return max(0, need.device - self.device) + max(0, need.host - self.host)
 
 
 def budget_of(profile: ProfileSpec, topology: Topology) -> Budget:
@@ -69,12 +69,12 @@ def _largest(needs: Iterable[Bytes]) -> Bytes:
 def first_fit(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> StagePlan | None:
     """The best way to run the stage that the profile's hardware holds."""
     budget = budget_of(profile, steps.topology_of(spec, stage))
-    return next((plan for plan in options(spec, stage) if budget.holds(required(plan.parts))), None)
+    return next((plan for plan in options(spec, stage) if not budget.shortage(required(plan.parts))), None)
 
 
-def most_frugal(spec: RLHFJobSpec, stage: Stage) -> StagePlan:
-    """The way to run the stage that needs the least memory where the model computes."""
-    return min(options(spec, stage), key=lambda plan: required(plan.parts).device)
+def nearest_miss(spec: RLHFJobSpec, stage: Stage, budget: Budget) -> StagePlan:
+    """The way to run the stage that misses the budget by the least."""
+    return min(options(spec, stage), key=lambda plan: budget.shortage(required(plan.parts)))
 
 
 def options(spec: RLHFJobSpec, stage: Stage) -> Iterator[StagePlan]:
@@ -83,7 +83,7 @@ def options(spec: RLHFJobSpec, stage: Stage) -> Iterator[StagePlan]:
     if not stage.type.is_training:
         yield _single_process(spec, stage, topology)
         return
-    names = candidates(stage.strategy or spec.strategy, features_of(spec, topology))
+    names = _sensible(stage.strategy or spec.strategy, spec, topology)
     shape = shape_of_role(spec, stage)
     if shape is None:
         yield from (StagePlan(strategy=name, world_size=topology.world_size, notes=(notes.NO_SHAPE,)) for name in names[:1])
@@ -93,6 +93,15 @@ def options(spec: RLHFJobSpec, stage: Stage) -> Iterator[StagePlan]:
         for size in steps.micro_batches(rows, tokens) if CAPABILITIES[strategy].accumulation else (rows,):
             work = _workload(spec, stage, topology, shape, strategy, size)
             yield from (_training(stage, topology, work, rollout) for rollout in _rollouts(spec, stage, work))
+
+
+def _sensible(asked: str, spec: RLHFJobSpec, topology: Topology) -> list[str]:
+    """The candidates. `auto` leaves out those that cannot save anything here: one worker shards nothing, a CPU offloads nowhere."""
+    names = candidates(asked, features_of(spec, topology))
+    if asked != AUTO:
+        return names
+    useless = (SHARDING if topology.world_size == 1 else frozenset()) | (frozenset() if topology.gpus_per_node else OFFLOADING)
+    return [name for name in names if name not in useless]
 
 
 def shape_of_role(spec: RLHFJobSpec, stage: Stage, role: str | None = None) -> Architecture | None:

@@ -14,6 +14,8 @@ from rlhf_api.planning.strategy import find_unsupported
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.stages import Stage
 
+__all__ = ["DoesNotFit", "NotSupported", "StagePlan", "plan_stage"]
+
 
 def plan_stage(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> StagePlan:
     """The simplest plan of a stage that fits the profile's hardware.
@@ -40,8 +42,8 @@ def _refuse_unsupported(spec: RLHFJobSpec, stage: Stage) -> None:
 
 def _does_not_fit(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> DoesNotFit:
     budget = fitting.budget_of(profile, steps.topology_of(spec, stage))
-    path = f"spec.stages[{spec.stages.index(stage)}]"
-    need = _shortage(fitting.most_frugal(spec, stage), budget)
+    path = f"spec.stages[{steps.index_of(spec, stage)}]"
+    need = _shortage(fitting.nearest_miss(spec, stage, budget), budget)
     for change in changes(spec, stage, profile):
         plan = fitting.first_fit(change.spec, change.spec.stage(stage.name), profile)
         if plan is not None:

@@ -36,6 +36,11 @@ def stated_steps(stage: Stage) -> int | None:
     return block.max_steps if isinstance(block, Supervised) else None
 
 
+def index_of(spec: RLHFJobSpec, stage: Stage) -> int:
+    """Where the stage stands in the job file; names are unique there."""
+    return [candidate.name for candidate in spec.stages].index(stage.name)
+
+
 def topology_of(spec: RLHFJobSpec, stage: Stage) -> Topology:
     """The topology a stage runs on: its own as a whole, else the job's. Quantize and Publish take one process."""
     if stage.type.is_training:

@@ -51,6 +51,10 @@ OFFLOADING: Final = frozenset({ZERO2_OFFLOAD, GEMINI_OFFLOAD})
 """Strategies that keep optimizer state in host memory."""
 
 
+SHARDING: Final = frozenset({ZERO1, ZERO2, GEMINI})
+"""Strategies that save memory only by sharing it among workers."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What a training stage asks of its strategy."""
