@@ -89,9 +89,8 @@ Int = Annotated[int, Strict()]
 Number = Annotated[float, Strict(), AllowInfNan(False)]  # an integer is fine where a number is expected
 Timestamp = Annotated[AwareDatetime, PlainSerializer(_in_whole_seconds, return_type=str, when_used="json")]
 
-_DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 NAME_PATTERN = r"^[a-z]([-a-z0-9]*[a-z0-9])?$"
-OBJECT_NAME_PATTERN = rf"^{_DNS}(\.{_DNS})*$"
+OBJECT_NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 JobName = Annotated[str, StringConstraints(min_length=1, max_length=36, pattern=NAME_PATTERN)]
 StageName = Annotated[str, StringConstraints(min_length=1, max_length=15, pattern=NAME_PATTERN)]

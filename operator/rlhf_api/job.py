@@ -1,8 +1,8 @@
 """RLHFJob: what a user writes, and what `kubectl apply` and `rlhf run` both take."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, StringConstraints
 
 from rlhf_api import names
 from rlhf_api.base import ApiModel, Bool, ByteQuantity, Int, JobName, ModelSize, Number, ObjectName, Timestamp, is_empty
@@ -35,6 +35,7 @@ __all__ = [
     "resolved_run_policy",
 ]  # fmt: skip
 
+ModuleName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Precision = Literal["bf16", "fp16", "fp32"]
 ChatTemplate = Literal["auto", "chatml", "llama2", "llama3", "plain"]
 
@@ -45,7 +46,7 @@ class Lora(ApiModel):
     rank: Int = Field(16, ge=1, le=1024, description="Adapter rank.")
     alpha: Int = Field(32, ge=1, le=4096, description="Scale: updates are multiplied by alpha / rank.")
     dropout: Number = Field(0.0, ge=0, lt=1, description="Adapter dropout; not applied in PPO.")
-    target_modules: tuple[str, ...] = Field(
+    target_modules: tuple[ModuleName, ...] = Field(
         (), exclude_if=is_empty, max_length=16, description="Module names; empty means every linear layer except the output head."
     )
 

@@ -1,9 +1,9 @@
 """One typed block for each stage type, and the stage that holds exactly one of them."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from rlhf_api.base import ApiModel, Bool, Fraction, Int, LearningRate, Number, ObjectName, StageName, Uri, is_empty
 from rlhf_api.inputs import Dataset, ModelInput
@@ -16,6 +16,7 @@ __all__ = [
     "StageType", "Strategy", "Supervised", "block_field", "resolved_block",
 ]  # fmt: skip
 
+Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Strategy = Literal["auto", "ddp", "zero1", "zero2", "zero2-offload", "gemini", "gemini-offload", "3d"]
 
 
@@ -109,7 +110,7 @@ class ModelCard(ApiModel):
     """What readers of the artifact learn about it."""
 
     license: str | None = Field(None, max_length=64, description="SPDX license id.")
-    tags: tuple[str, ...] = Field((), exclude_if=is_empty, max_length=16, description="Tags.")
+    tags: tuple[Tag, ...] = Field((), exclude_if=is_empty, max_length=16, description="Tags.")
     description: str | None = Field(None, max_length=2048, description="Short text for readers.")
 
 
