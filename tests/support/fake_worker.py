@@ -97,7 +97,8 @@ STAGES = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    module = types.ModuleType("rlhf_trainer.stages.sft")
-    module.run = run  # type: ignore[attr-defined]
-    sys.modules[module.__name__] = module
+    for name in worker.MODULES.values():
+        module = types.ModuleType(f"rlhf_trainer.stages.{name}")
+        module.run = run  # type: ignore[attr-defined]
+        sys.modules[module.__name__] = module
     worker._leave(worker.main())

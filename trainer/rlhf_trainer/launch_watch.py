@@ -24,11 +24,11 @@ _LOOK_SECONDS = 0.2
 _DUMP_SECONDS = 5.0
 
 
-class Watch(threading.Thread):
+class Watch:
     """Watches the local workers from `begin()` to `close()`."""
 
     def __init__(self, exchange: Exchange, num_workers: int, deadlines: Deadlines, stop: StopFlag) -> None:
-        super().__init__(name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._look_until_over, name="watch", daemon=True)
         self._exchange, self._num_workers, self._deadlines, self._stop = exchange, num_workers, deadlines, stop
         self._pulses = exchange.pulses(num_workers)
         self._is_over = threading.Event()
@@ -40,15 +40,15 @@ class Watch(threading.Thread):
     def begin(self) -> None:
         """Start to watch: the workers are about to start."""
         self._began_seconds = time.monotonic()
-        self.start()
+        self._thread.start()
 
     def close(self) -> None:
         """Stop watching. The workers have ended."""
         self._is_over.set()
-        if self.is_alive():
-            self.join(timeout=2 * _DUMP_SECONDS)
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * _DUMP_SECONDS)
 
-    def run(self) -> None:
+    def _look_until_over(self) -> None:
         while not self._is_over.wait(_LOOK_SECONDS):
             now = time.monotonic()
             if self._stop.is_set:
