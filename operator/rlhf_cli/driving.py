@@ -77,9 +77,11 @@ def handle(directory: Path) -> str:
 
 
 def _refuse_problems(wire: Mapping[str, Any]) -> None:
-    from rlhf_api.validate import find_problems
+    """Refuse before a directory is made: a job that breaks rules, or that this version cannot run."""
+    from rlhf_api.job import RLHFJob
+    from rlhf_api.validate import find_problems, find_unsupported
 
-    if problems := find_problems(wire):
+    if problems := find_problems(wire) or find_unsupported(RLHFJob.from_wire(wire)):
         raise refused(problems)
 
 

@@ -1,20 +1,13 @@
 """How a command refuses: an exit code and lines for standard error. `main.run` prints them; nothing else exits."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-
-class ProblemLike(Protocol):
-    """What `rlhf_api.validate.Problem` offers. A protocol, so that `rlhf --help` need not load pydantic."""
-
-    @property
-    def path(self) -> str: ...
-    @property
-    def value(self) -> object: ...
-    @property
-    def rule(self) -> str: ...
-    @property
-    def exit_code(self) -> int: ...
+if TYPE_CHECKING:
+    # Not at run time: `rlhf --help` need not load pydantic.
+    from rlhf_api.problems import Problem
 
 
 class CommandError(Exception):
@@ -29,21 +22,9 @@ class CommandError(Exception):
         self.lines = lines
 
 
-def line_of(problem: ProblemLike) -> str:
-    """One problem as one line: `path: value rule`. A value too long for a line is cut: the path says where to look."""
-    value = repr(problem.value)
-    return f"{problem.path}: {value if len(value) <= 120 else value[:117] + '...'} {problem.rule}"
-
-
-def exit_code_of(problems: Iterable[ProblemLike]) -> int:
-    """0 without problems; 69 when every one is something that is Unsupported; else 64."""
-    codes = {int(problem.exit_code) for problem in problems}
-    if not codes:
-        return 0
-    return 69 if codes == {69} else 64
-
-
-def refused(problems: Iterable[ProblemLike]) -> CommandError:
+def refused(problems: Iterable[Problem]) -> CommandError:
     """The error for a job or profile with these problems, all of them at once."""
+    from rlhf_api.problems import exit_code_of
+
     found = list(problems)
-    return CommandError(exit_code_of(found), *(line_of(problem) for problem in found))
+    return CommandError(exit_code_of(found), *map(str, found))

@@ -20,7 +20,10 @@ def chat(
     temperature: Annotated[float, Option(min=0, max=10, help="0 = the most likely answer; higher = more varied.")] = 0.0,
     max_new_tokens: Annotated[int, Option(min=1, max=131072, help="Longest answer in tokens.")] = 256,
 ) -> None:
-    """Talk to a model. Without -m, a conversation: an empty line or Ctrl-D ends it."""
+    """Talk to a model.
+
+    Without -m, a conversation: an empty line or Ctrl-D ends it.
+    """
     from rlhf_cli.conversation import answer_all, converse
 
     directory = model_directory(artifact)
@@ -48,7 +51,10 @@ def plot(
     ],
     to: Annotated[Path | None, Option(metavar="PNG", show_default=False, help="Picture to write. Default: curves.png in DIR.")] = None,
 ) -> None:
-    """Draw the curves of a job: loss, reward, KL, accuracy, entropy, speed. Needs its metrics.jsonl files only."""
+    """Draw the curves of a job.
+
+    Loss, reward, KL, accuracy, entropy, length and speed, from its metrics.jsonl files alone.
+    """
     from rlhf_trainer.report.plot import attempts_below, draw
 
     png = to or directory / "curves.png"

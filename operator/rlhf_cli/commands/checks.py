@@ -7,34 +7,41 @@ from typing import Annotated
 import typer
 from typer import Argument, Exit, Option
 
-from rlhf_cli.errors import CommandError, exit_code_of, line_of
+from rlhf_cli.errors import CommandError
 from rlhf_cli.options import JobFile, Output, OutputFormat, Profile
 
 
 def validate(job_file: JobFile, output: OutputFormat = Output.TABLE) -> None:
-    """Check a job file: schema, references, strategies.
+    """Check a job file.
 
-    Exits 0 when it is valid; else prints one problem a line (path: value rule) and exits 64, or 69 when all of them are things that are
-    not supported.
+    Exits 0 when it is valid, and says what this version cannot run yet. Else prints one problem a line (path: value rule) and exits 64, or
+    69 when all of them are combinations that are not supported.
     """
-    from rlhf_api.validate import find_problems
+    from rlhf_api.job import RLHFJob
+    from rlhf_api.problems import exit_code_of
+    from rlhf_api.validate import find_problems, find_unsupported
     from rlhf_cli.job_files import read_object
 
-    problems = find_problems(read_object(job_file))
+    wire = read_object(job_file)
+    problems = find_problems(wire)
+    limits = [] if problems else [str(limit) for limit in find_unsupported(RLHFJob.from_wire(wire))]
     if output is Output.JSON:
         found = [
             {"path": problem.path, "value": problem.value, "rule": problem.rule, "exitCode": int(problem.exit_code)} for problem in problems
         ]
-        typer.echo(json.dumps({"valid": not problems, "problems": found}, default=str, ensure_ascii=False))
+        typer.echo(json.dumps({"valid": not problems, "problems": found, "unsupported": limits}, default=repr, ensure_ascii=False))
     elif problems:
-        typer.echo("\n".join(line_of(problem) for problem in problems), err=True)
+        typer.echo("\n".join(map(str, problems)), err=True)
     else:
-        typer.echo(f"{job_file}: valid")
+        typer.echo("\n".join([f"{job_file}: valid", *(f"cannot run yet: {limit}" for limit in limits)]))
     raise Exit(exit_code_of(problems))
 
 
 def plan(job_file: JobFile, profile: Profile = None, output: OutputFormat = Output.TABLE) -> None:
-    """Show before anything runs how each stage would run: strategy, processes, memory, steps."""
+    """Show how each stage would run.
+
+    Strategy, processes, memory and steps, before anything is started. Exits 64 when a stage does not fit, 69 when it is not supported.
+    """
     from rich.console import Console
 
     from rlhf_api.job import RLHFJob
@@ -69,7 +76,10 @@ def new(
         Path | None, Option(metavar="FILE", show_default=False, help="Where to write; - is standard output. Default: NAME.yaml.")
     ] = None,
 ) -> None:
-    """Write a commented job file to start from. It is valid as written; the comments say what to change."""
+    """Write a commented job file.
+
+    It is valid as written; the comments say what to change.
+    """
     from rlhf_cli.errors import refused
     from rlhf_cli.job_files import parse_text
     from rlhf_cli.new_job import UNTIL, Wishes, job_text

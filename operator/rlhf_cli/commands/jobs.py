@@ -29,7 +29,7 @@ def run(
         bool, Option("--explain", callback=_explain, is_eager=True, help="Print what differs from a cluster, and exit.")
     ] = False,
 ) -> None:
-    """Run a job on this machine, from raw data to the published model.
+    """Run a job on this machine.
 
     Ctrl-C saves a checkpoint and exits 130; `rlhf resume` goes on there. A second Ctrl-C does not wait for the checkpoint.
     Exits 0 when the job is complete, else with the code of what ended it; 64 when the job is refused.
@@ -45,9 +45,10 @@ def resume(
     claim: Claims = None,
     output: OutputFormat = Output.TABLE,
 ) -> None:
-    """Go on with a job that was stopped, killed or failed, from its newest checkpoint.
+    """Go on with a job where it stopped.
 
-    A failed job runs its failed stage again. Exits like `rlhf run`.
+    After Ctrl-C, a crash or `rlhf cancel` it goes on from the newest checkpoint. A failed job runs its failed stage again; named by its
+    job file, with the changes made there. Exits like `rlhf run`.
     """
     from rlhf_cli.driving import go_on
 
@@ -55,7 +56,10 @@ def resume(
 
 
 def cancel(job: JobName = None, workdir: Workdir = None) -> None:
-    """Stop a running job after a checkpoint. `rlhf resume` goes on there."""
+    """Stop a job after a checkpoint.
+
+    `rlhf resume` goes on there.
+    """
     from rlhf_cli.driving import stop
 
     typer.echo(stop(job, workdir=workdir))

@@ -11,7 +11,10 @@ from rlhf_cli.options import JobName, Output, OutputFormat, Workdir
 
 
 def get(job: JobName = None, workdir: Workdir = None, output: OutputFormat = Output.TABLE) -> None:
-    """List the jobs below .rlhf, or show one with its stages and attempts."""
+    """List jobs, or show one.
+
+    The jobs below .rlhf, or one of them with its stages and attempts.
+    """
     from rich.console import Console
     from rlhf_operator.local.session import LocalSession
 

@@ -64,8 +64,11 @@ def attempts_below(directory: Path) -> dict[str, Path]:
     if (directory / names.FILE_METRICS).is_file():
         return {directory.parent.name or directory.name: directory}
     newest: dict[str, Path] = {}
-    for file in sorted(directory.rglob(f"{names.DIR_STAGES}/*/r*/{names.FILE_METRICS}"), key=lambda found: found.stat().st_mtime):
-        newest[file.parent.parent.name] = file.parent
+    for file in sorted(directory.rglob(f"{names.DIR_STAGES}/*/r[0-9]*/{names.FILE_METRICS}"), key=lambda found: found.stat().st_mtime_ns):
+        attempt = file.parent
+        known = newest.setdefault(attempt.parent.name, attempt)
+        if int(attempt.name[1:]) > int(known.name[1:]):
+            newest[attempt.parent.name] = attempt
     return newest
 
 
