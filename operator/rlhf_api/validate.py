@@ -16,6 +16,7 @@ from rlhf_api.changes import find_change_problems
 from rlhf_api.fields import fields_by_alias, nested_model
 from rlhf_api.job import RLHFJob
 from rlhf_api.paths import UNSET, Location, as_location, as_text, lookup
+from rlhf_api.planning.steps import find_indivisible
 from rlhf_api.problems import InvalidDocument, InvalidJob, InvalidProfile, Problem, exit_code_of
 from rlhf_api.profile import ClusterRLHFProfile
 from rlhf_api.rules.base import Rule
@@ -72,6 +73,8 @@ def _find(model: type[ApiModel], kind: str, wire: object) -> list[Problem]:
     instance = salvage(model, wire, {location for location, _ in errors})
     found = [*_find_missing_kind(wire, kind), *_find_schema_problems(model, wire, errors)]
     found += [problem for problem in _find_rule_problems(instance, wire) if problem not in found]
+    if isinstance(instance, RLHFJob) and not errors:
+        found += find_indivisible(instance.spec)
     return found
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from rlhf_api.job import RLHFJobSpec
-from rlhf_api.planning.strategy import Refusal
+from rlhf_api.problems import Problem
 from rlhf_api.stages import PPO, Stage, Supervised, block_field
 from rlhf_api.topology import Topology
 
@@ -73,7 +73,7 @@ def micro_batches(rows: int, tokens: int) -> Iterator[int]:
     return (size for size in range(min(rows, largest), 0, -1) if rows % size == 0)
 
 
-def find_indivisible(spec: RLHFJobSpec) -> Iterator[Refusal]:
+def find_indivisible(spec: RLHFJobSpec) -> Iterator[Problem]:
     """Batches that the workers cannot share evenly: with one row to spare, a worker would wait for its peers for ever."""
     for index, stage in enumerate(spec.stages):
         if not stage.type.is_training:
@@ -87,7 +87,7 @@ def find_indivisible(spec: RLHFJobSpec) -> Iterator[Refusal]:
             yield from _indivisible(f"{path}.{block_field(stage.type)}.globalBatchSize", block.global_batch_size, workers)
 
 
-def _indivisible(path: str, size: int, workers: int) -> Iterator[Refusal]:
+def _indivisible(path: str, size: int, workers: int) -> Iterator[Problem]:
     if size % workers:
         higher = (size // workers + 1) * workers
-        yield Refusal(path, size, f"must be a multiple of {workers} (workers): try {higher}")
+        yield Problem(path, size, f"must be a multiple of {workers} (workers): try {higher}")

@@ -41,7 +41,7 @@ def test_micro_batches_stop_where_a_larger_forward_is_no_faster() -> None:
 
 
 def problems(spec: RLHFJobSpec) -> list[str]:
-    return [f"{refusal.field}: {refusal.value!r} {refusal.rule}" for refusal in steps.find_indivisible(spec)]
+    return [str(problem) for problem in steps.find_indivisible(spec)]
 
 
 def test_batches_that_workers_cannot_share_are_named_with_the_next_that_they_can() -> None:
