@@ -1,0 +1,77 @@
+# rlhf-operator: `make help` lists every target. All of them need Python 3.11 or newer and nothing else; what they install stays in .venv/
+# and in $XDG_CACHE_HOME/rlhf-operator (default: ~/.cache/rlhf-operator).
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rlhf-operator
+UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
+BIN := .venv/bin
+READY := .venv/.ready
+UNIT := tests/unit
+ORACLE := tests/oracle
+LOCAL := tests/local
+
+##@ Use it
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install the locked stack into .venv (does nothing when it is up to date)
+
+demo: setup ## The whole chain on a tiny model: raw text to a 4-bit chat model, in minutes and without a download
+	@mkdir -p models
+	$(BIN)/rlhf run examples/tiny-chat.yaml --claim models=models --fresh
+
+demo-real: setup ## The same chain on a real pretrained model (Gemma-3 270M, fetched under its licence)
+	@mkdir -p models
+	$(BIN)/python examples/real-model/fetch.py --to models/gemma3-270m
+	$(BIN)/rlhf run examples/real-chat.yaml --claim models=models --fresh
+
+##@ Work on it
+test: lint ## Everything that CI runs: lint, then the unit, oracle and local tests
+	$(BIN)/pytest $(UNIT) $(ORACLE) $(LOCAL)
+
+test-unit: setup ## Pure code only, in about a minute
+	$(BIN)/pytest $(UNIT)
+
+test-oracle: setup ## The numerics, against independent implementations and mutants
+	$(BIN)/pytest $(ORACLE)
+
+test-local: setup ## The chain in real processes: crash, resume, bad input
+	$(BIN)/pytest $(LOCAL)
+
+lint: setup ## ruff, mypy --strict and the walls between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup ## Format the code and repair what ruff can repair
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: setup ## Write the CRDs and the golden files anew; the diff is a decision
+	$(BIN)/python -m rlhf_api.crd.render
+	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli
+
+clean: ## Remove what was installed, run and built here (models/ and downloads stay)
+	rm -rf .venv .rlhf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find operator trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is ready when it is newer than what it was made from. uv itself comes from PyPI into a cache outside the repository.
+$(READY): uv.lock pyproject.toml | $(UV)
+	$(UV) sync --frozen --all-extras --quiet
+	@touch $@
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@rm -rf $(CACHE)/uv-$(UV_VERSION).new && mkdir -p $(CACHE)
+	$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION).new
+	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
+	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
+
+.PHONY: help setup demo demo-real test test-unit test-oracle test-local lint format golden clean
