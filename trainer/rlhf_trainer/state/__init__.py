@@ -1,0 +1,1 @@
+"""What survives a process: checkpoints, manifests and random state, written whole or not at all."""
