@@ -146,14 +146,19 @@ class Stage(ApiModel):
     publish: Publish | None = Field(None, description="Settings of a stage of type Publish.")
 
     @property
+    def own_block(self) -> Block | None:
+        """The block of the stage's type, or None when it is missing, which validation refuses."""
+        block: Block | None = getattr(self, _BLOCK_FIELDS[StageType(self.type)])
+        return block
+
+    @property
     def block(self) -> Block:
         """The block of the stage's type.
 
         Raises:
             ValueError: it is missing, which validation refuses.
         """
-        block: Block | None = getattr(self, _BLOCK_FIELDS[StageType(self.type)])
-        if block is None:
+        if (block := self.own_block) is None:
             raise ValueError(f"stage {self.name} of type {self.type} has no block {block_field(StageType(self.type))}")
         return block
 

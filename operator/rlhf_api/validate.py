@@ -69,8 +69,7 @@ def parse_profile(wire: object) -> ClusterRLHFProfile:
 def _find(model: type[ApiModel], kind: str, wire: object) -> list[Problem]:
     if not isinstance(wire, Mapping):
         return [Problem("", wire, f"must be a mapping: apiVersion: {names.API_VERSION}, kind: {kind}, metadata, spec")]
-    errors = _schema_errors(model, wire)
-    instance = salvage(model, wire, {location for location, _ in errors})
+    instance, errors = _read(model, wire)
     found = [*_find_missing_kind(wire, kind), *_find_schema_problems(model, wire, errors)]
     found += [problem for problem in _find_rule_problems(instance, wire) if problem not in found]
     if isinstance(instance, RLHFJob) and not errors:
@@ -84,12 +83,13 @@ def _find_missing_kind(wire: Mapping[Any, Any], kind: str) -> Iterator[Problem]:
             yield Problem(name, UNSET, f"is required: write {name}: {value}")
 
 
-def _schema_errors(model: type[ApiModel], wire: Mapping[Any, Any]) -> list[SchemaError]:
+def _read(model: type[ApiModel], wire: Mapping[Any, Any]) -> tuple[ApiModel, list[SchemaError]]:
+    """The parsed document, or what could be read of it and why the rest could not."""
     try:
-        model.from_wire(wire)
+        return model.from_wire(wire), []
     except ValidationError as error:
-        return [(details["loc"], details) for details in error.errors(include_url=False)]
-    return []
+        errors: list[SchemaError] = [(details["loc"], details) for details in error.errors(include_url=False)]
+        return salvage(model, wire, {location for location, _ in errors}), errors
 
 
 def _find_schema_problems(model: type[ApiModel], wire: Mapping[Any, Any], errors: Iterable[SchemaError]) -> Iterator[Problem]:

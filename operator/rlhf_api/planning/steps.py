@@ -78,7 +78,7 @@ def find_indivisible(spec: RLHFJobSpec) -> Iterator[Problem]:
     for index, stage in enumerate(spec.stages):
         if not stage.type.is_training:
             continue
-        workers, block = topology_of(spec, stage).data_parallel, stage.block
+        workers, block = topology_of(spec, stage).data_parallel, stage.own_block
         path = f"spec.stages[{index}]"
         if isinstance(block, PPO):
             yield from _indivisible(f"{path}.ppo.rolloutBatchSize", block.rollout_batch_size, workers)
