@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from rlhf_trainer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlhf_api.job import Lora
     from transformers import PreTrainedModel
+
+    from rlhf_api.job import Lora
 
 ADAPTER = "default"
 """peft's own name of a single adapter: part of every parameter's name inside, of none outside."""
@@ -112,23 +113,25 @@ def merged_tensors(hf: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield f"{layer_name}.bias", tensor
 
 
-def adapter_tensors(hf: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def adapter_tensors(hf: nn.Module, head_scale: float = 1.0) -> Iterator[tuple[str, Tensor]]:
     """The adapter under the names of peft's files: `PeftModel.from_pretrained(base, directory)` reads them."""
     for name, parameter in hf.named_parameters():
         if ".lora_" in name:
             yield f"base_model.model.{name.replace(f'.{ADAPTER}', '')}", parameter.detach()
         elif name.startswith("score."):
-            yield f"base_model.model.{name}", parameter.detach()
+            yield f"base_model.model.{name}", parameter.detach().float() * head_scale
 
 
-def write_adapter(hf: nn.Module, directory: Path) -> None:
-    """Put the adapter at `directory` in peft's layout."""
+def write_adapter(hf: nn.Module, directory: Path, *, head_scale: float = 1.0) -> None:
+    """Put the adapter at `directory` in peft's layout. `head_scale` multiplies a score head on its way out (rule R5)."""
     from safetensors.torch import save_file
 
     config: dict[str, Any] = getattr(hf, "rlhf_adapter_config").to_dict()  # noqa: B009 - nn.Module types attributes as Tensor | Module
     config |= {"inference_mode": True, "target_modules": sorted(config["target_modules"])}
     directory.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in adapter_tensors(hf)}, directory / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in adapter_tensors(hf, head_scale)}, directory / "adapter_model.safetensors"
+    )
     (directory / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True, default=str) + "\n", "utf-8")
 
 

@@ -65,9 +65,12 @@ def load_score_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # "some weights were newly initialized" is the plan here, not news
     try:
-        return _from_pretrained(AutoModelForSequenceClassification, path, arguments)
+        model = _from_pretrained(AutoModelForSequenceClassification, path, arguments)
     finally:
         logging.set_verbosity(verbosity)
+    if (head := _saved_head(path)) is not None:
+        model.score.weight.data = head
+    return model
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
@@ -122,6 +125,18 @@ def check_vocabulary(path: Path, tokenizer_size: int) -> None:
             f"spec.model.source: its tokenizer has {tokenizer_size} entries, its embedding {size}: token ids from {size} on have no row",
             hint="take the tokenizer that belongs to the model, or resize the model's embedding before it becomes a source",
         )
+
+
+def _saved_head(path: Path) -> torch.Tensor | None:
+    """The score head as it was written, in fp32: rounding it to bf16 would undo the normalisation that is part of it (rule R5)."""
+    from safetensors import safe_open
+
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            if "score.weight" in tensors.keys():  # noqa: SIM118 - safe_open has no __contains__
+                head: torch.Tensor = tensors.get_tensor("score.weight").float()
+                return head
+    return None
 
 
 def _arguments(path: Path, dtype: torch.dtype, trust_remote_code: bool) -> dict[str, Any]:

@@ -1,0 +1,163 @@
+"""How good a model answers held-out prompts: exact match, refusals and ended answers, by a checker that is never the reward model.
+
+Rows with a verifiable `answer` are measured twice: greedy (`exact_match`, also for English and Chinese apart) and sampled at
+temperature 1 (`exact_match_sampled`, `refusal_fraction`). Rows without one still tell whether answers end (`eos_fraction`). Every worker
+answers its share; the counts are added up, so all workers return the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rlhf_trainer.data import answers
+from rlhf_trainer.data.collate import pad_prompts
+from rlhf_trainer.rollout.generate import GenerateConfig, generate
+from rlhf_trainer.rollout.philox import row_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rlhf_trainer.data.rows import ConversationRow, PromptRow
+    from rlhf_trainer.strategy.world import World
+
+MAX_ROWS = 256
+"""Held-out prompts that are answered: the standard error of a share is then 3 points at most."""
+MAX_SAMPLES = 4
+"""Sampled answers to each prompt: they halve the noise of one draw."""
+CPU_PARAMETERS = 20_000_000
+"""Models up to this size are measured in full on a CPU; larger ones on proportionally fewer prompts."""
+MIN_ROWS = 32
+BATCH_ROWS = 128
+GLANCE_ROWS = 16
+NUM_SHOWN = 8
+
+
+class Decoder:
+    """Token ids to text with the tokenizer file alone: transformers is not needed to read an answer."""
+
+    def __init__(self, model_directory: Path, stop_ids: Iterable[int]) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(model_directory / "tokenizer.json"))
+        self._stop_ids = frozenset(stop_ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The answer before its first stop token."""
+        end = next((i for i, token in enumerate(ids) if token in self._stop_ids), len(ids))
+        decoded: str = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
+        return decoded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One generated answer."""
+
+    row: ConversationRow | PromptRow
+    text: str
+    num_tokens: int
+    has_stop: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examiner:
+    """Measures models on the same rows, so that base, SFT, PPO and the quantized model compare."""
+
+    rows: Sequence[ConversationRow | PromptRow]
+    decoder: Decoder
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    max_new_tokens: int
+    seed: int
+    world: World
+    max_samples: int = MAX_SAMPLES
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    """The last greedy answers to the same few prompts: lines of `samples.jsonl`."""
+
+    def measure(self, model: nn.Module) -> dict[str, float]:
+        """Every metric that the rows allow; empty without rows. All workers together.
+
+        `model` is a causal language model of transformers with its full weights on the world's device.
+        """
+        if not self.rows:
+            return {}
+        greedy = self.answers(model, self.rows, greedy=True)
+        self._show(greedy)
+        metrics = self._shares(greedy, {"eos_fraction": has_stop})
+        if not any(row.answer is not None for row in self.rows):
+            return metrics
+        metrics |= self._shares(greedy, {"exact_match": is_right})
+        for language in ("en", "zh"):
+            spoken = [answer for answer in greedy if answer.row.language == language]
+            metrics |= self._shares(spoken, {f"exact_match_{language}": is_right})
+        sampled = self.answers(model, self.rows, greedy=False)
+        return metrics | self._shares(sampled, {"exact_match_sampled": is_right, "refusal_fraction": is_refusal})
+
+    def glance(self, model: nn.Module) -> dict[str, float]:
+        """Whether the first few answers end, for the evaluations during a run. All workers together."""
+        if not self.rows:
+            return {}
+        greedy = self.answers(model, self.rows[:GLANCE_ROWS], greedy=True)
+        self._show(greedy)
+        return self._shares(greedy, {"eos_fraction": has_stop})
+
+    def answers(self, model: nn.Module, rows: Sequence[ConversationRow | PromptRow], *, greedy: bool) -> list[Answer]:
+        """This worker's share of the answers: one to each row, or `max_samples` when sampled."""
+        rows = rows[self.world.rank :: self.world.size]
+        samples = [(row, sample) for row in rows for sample in range(1 if greedy else self.max_samples)]
+        if not samples:
+            return []
+        batch = pad_prompts([row for row, _ in samples], self.pad_id).to(self.world.device)
+        seeds = [row_seed(self.seed, 0, row.row_id, sample) for row, sample in samples]
+        config = GenerateConfig(
+            max_new_tokens=self.max_new_tokens, stop_ids=self.stop_ids, pad_id=self.pad_id, greedy=greedy, max_rows=BATCH_ROWS
+        )
+        generated = generate(model, batch.input_ids, batch.attention_mask, config, None if greedy else seeds)
+        lengths = generated.mask.sum(dim=1).tolist()
+        return [self._answer(row, ids[:length]) for (row, _), ids, length in zip(samples, generated.tokens.tolist(), lengths, strict=True)]
+
+    def _answer(self, row: ConversationRow | PromptRow, ids: list[int]) -> Answer:
+        return Answer(row=row, text=self.decoder.text(ids), num_tokens=len(ids), has_stop=bool(ids) and ids[-1] in self.stop_ids)
+
+    def _show(self, answers_: Sequence[Answer]) -> None:
+        shown = [{"row": answer.row.row_id, "response": answer.text, "answer": answer.row.answer} for answer in answers_[:NUM_SHOWN]]
+        self.samples[:] = shown
+
+    def _shares(self, found: Sequence[Answer], questions: dict[str, Any]) -> dict[str, float]:
+        """The share of answers for which each question is true, over all workers; left out where there are no answers."""
+        counts = [float(len(found)), *(float(sum(map(question, found))) for question in questions.values())]
+        total, *yes = self.world.all_sum(torch.tensor(counts, dtype=torch.float64)).tolist()
+        return {name: number / total for name, number in zip(questions, yes, strict=True)} if total else {}
+
+
+def has_stop(answer: Answer) -> bool:
+    """True when the answer ended by itself within the limit."""
+    return answer.has_stop
+
+
+def is_right(answer: Answer) -> bool:
+    """True when the text is the row's verified answer and it ended by itself."""
+    return answer.row.answer is not None and answer.has_stop and answers.is_exact_match(answer.text, answer.row.answer)
+
+
+def is_refusal(answer: Answer) -> bool:
+    """True when the model declined to answer."""
+    return answers.is_refusal(answer.text)
+
+
+def choose_rows(rows: Sequence[Any], *, num_parameters: int, device: str) -> list[Any]:
+    """The held-out rows that are measured: those with an answer first, spread over the file, the same in every stage of a job.
+
+    Fewer on a CPU when the model is large: measuring must not take longer than training.
+    """
+    with_answer = [i for i, row in enumerate(rows) if row.answer is not None]
+    ids = with_answer or list(range(len(rows)))
+    limit = MAX_ROWS if with_answer else GLANCE_ROWS  # rule F6: sixteen samples show whether answers end
+    if device == "cpu":
+        limit = max(min(limit, MIN_ROWS), min(limit, MAX_ROWS * CPU_PARAMETERS // max(num_parameters, 1)))
+    step = max(1, len(ids) / limit)
+    return [rows[ids[int(i * step)]] for i in range(min(limit, len(ids)))]
