@@ -11,7 +11,7 @@ from rlhf_api.job import RLHFJobSpec
 from rlhf_api.planning.plan import DoesNotFit, NotSupported, StagePlan, plan_stage
 from rlhf_api.planning.steps import topology_of
 from rlhf_api.profile import ProfileSpec
-from rlhf_api.stages import Stage
+from rlhf_api.stages import Stage, StageType
 
 GIB = 1024**3
 EX_CONFIG, EX_UNSUPPORTED = 64, 69
@@ -69,9 +69,17 @@ def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:
     for row in rows:
         table.add_row(row.stage, row.type, *_cells(row))
     console.print(table)
-    notes = [f"{row.stage}: {note}" for row in rows if row.plan for note in row.plan.notes]
     problems = [row.problem for row in rows if row.problem]
-    console.print("\n".join(["", basis, *notes, *problems]), markup=False, highlight=False, soft_wrap=True)
+    console.print("\n".join(["", basis, *_notes(rows), *problems]), markup=False, highlight=False, soft_wrap=True)
+
+
+def _notes(rows: list[PlanRow]) -> list[str]:
+    """The notes of all plans, each one once, after the stages that it is about."""
+    stages: dict[str, list[str]] = {}
+    for row in rows:
+        for note in row.plan.notes if row.plan else ():
+            stages.setdefault(note, []).append(row.stage)
+    return [f"{', '.join(named)}: {note}" for note, named in stages.items()]
 
 
 def _cells(row: PlanRow) -> tuple[str, ...]:
@@ -79,15 +87,10 @@ def _cells(row: PlanRow) -> tuple[str, ...]:
     if row.plan is None:
         return ("does not fit", processes, "–", "–", "–", "–")
     gpu, host = row.plan.gpu_memory_bytes / GIB, row.plan.host_memory_bytes / GIB
-    steps = str(row.plan.total_steps) if row.plan.total_steps else "by rows"
-    return (
-        row.plan.strategy,
-        processes,
-        str(row.plan.micro_batch_size),
-        f"{gpu:.1f}" if gpu else "–",
-        f"{host:.1f}" if host else "–",
-        steps,
-    )
+    memory = tuple(f"{gib:.1f}" if gib else "–" for gib in (gpu, host))
+    if row.type == StageType.QUANTIZE:
+        return (row.plan.strategy, processes, "–", *memory, "–")
+    return (row.plan.strategy, processes, str(row.plan.micro_batch_size), *memory, str(row.plan.total_steps or "by rows"))
 
 
 def basis_of(profile: ProfileSpec, where: str) -> str:

@@ -85,10 +85,10 @@ def draw(stages: Mapping[str, Path], png: Path) -> list[str]:
 
 
 def _panels(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, list[Point]]]]:
-    """The panels that have at least one point, each with its curves."""
+    """The panels that have a curve: at least two points, because one is a number and belongs in a table."""
     panels = []
     for panel in PANELS:
-        curves = {metric: points for metric in panel.metrics if (points := _points(lines, metric))}
+        curves = {metric: points for metric in panel.metrics if len(points := _points(lines, metric)) > 1}
         if curves:
             panels.append((panel.title, curves))
     return panels

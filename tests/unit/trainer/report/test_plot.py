@@ -23,12 +23,14 @@ def test_a_page_with_a_column_for_every_stage(tmp_path: Path) -> None:
 
 
 def test_a_stage_without_metrics_leaves_no_column(tmp_path: Path) -> None:
-    sft = write_metrics(tmp_path / "sft", {"step": 1, "loss": 2})
+    sft = write_metrics(tmp_path / "sft", {"step": 1, "loss": 2}, {"step": 2, "loss": 1})
     assert draw({"prepare": tmp_path / "prepare", "sft": sft}, tmp_path / "curves.png") == ["sft"]
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
-    assert draw({"sft": write_metrics(tmp_path / "sft", {"step": 1, "note": "no number"})}, tmp_path / "curves.png") == []
+    assert (
+        draw({"sft": write_metrics(tmp_path / "sft", {"step": 1, "loss": 2, "note": "one point, no curve"})}, tmp_path / "curves.png") == []
+    )
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -36,7 +38,7 @@ def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
     directory = write_metrics(
         tmp_path, {"step": 1, "loss": 2}, "null\n", "[1]\n", '{"loss": 3}\n', {"step": 2, "loss": None}, '{"step": 3, "lo'
     )
-    assert read_metrics(directory) == [{"step": 1, "loss": 2}, {"step": 2, "loss": None}]
+    assert read_metrics(directory) == [{"step": 1, "loss": 2}, {"step": 2, "loss": None}, {"step": 3, "loss": 1}]
     assert draw({"sft": directory}, tmp_path / "curves.png") == ["sft"]
 
 

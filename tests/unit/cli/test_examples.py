@@ -1,0 +1,50 @@
+"""Every example is valid and can be planned; the ones that belong together agree."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_api.job import RLHFJob
+from rlhf_api.validate import find_problems, find_profile_problems, find_unsupported
+from rlhf_cli.job_files import read_object
+from rlhf_cli.plans import plan_rows, profile_spec
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+JOBS = sorted(EXAMPLES.glob("*.yaml"))
+PROFILES = sorted((EXAMPLES / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_a_job_is_valid_and_fits_its_profile(file: Path) -> None:
+    wire = read_object(file)
+    assert [str(problem) for problem in find_problems(wire)] == []
+    spec = RLHFJob.from_wire(wire).spec
+    profile = "h100" if spec.profile == "h100" else "cpu"
+    rows = plan_rows(spec, profile_spec(read_object(EXAMPLES / "profiles" / f"{profile}.yaml")))
+    assert [row.problem for row in rows if row.problem] == []
+
+
+@pytest.mark.parametrize("file", [file for file in JOBS if file.stem != "chat-7b"], ids=lambda file: file.stem)
+def test_what_runs_here_uses_nothing_that_cannot_run_yet(file: Path) -> None:
+    assert find_unsupported(RLHFJob.from_wire(read_object(file))) == []
+
+
+@pytest.mark.parametrize("file", PROFILES, ids=lambda file: file.stem)
+def test_a_profile_is_valid(file: Path) -> None:
+    assert [str(problem) for problem in find_profile_problems(read_object(file))] == []
+
+
+@pytest.mark.parametrize("file", [*JOBS, *PROFILES], ids=lambda file: file.stem)
+def test_an_example_opens_with_what_it_is_for(file: Path) -> None:
+    assert file.read_text().startswith("# ")
+
+
+def test_two_processes_train_what_one_trains() -> None:
+    one, two = read_object(EXAMPLES / "tiny-chat.yaml"), read_object(EXAMPLES / "tiny-chat-zero2.yaml")
+    assert two["spec"].pop("strategy") == "zero2"
+    assert two["spec"]["topology"].pop("processesPerNode") == 2
+    for job in (one, two):
+        destination: dict[str, Any] = job["spec"]["stages"][-1]["publish"].pop("destination")
+        assert destination == {"uri": f"pvc://models/{job['metadata']['name']}"}
+    assert one["spec"] == two["spec"]
