@@ -93,12 +93,12 @@ def trained(name: str, work: Workload, shape: Architecture) -> tuple[Part, ...]:
     """State of one trained model: everything, or a frozen base and its adapter."""
     if work.num_adapter_parameters is None:
         return (Part(f"{name} state", memory.training_state(work.strategy, shape.num_parameters, work.precision, work.num_workers)),)
-    return (frozen(f"{name} base", work, shape), adapter(f"{name} adapter", work))
+    return (frozen(f"{name} base", work, shape, in_4bit=work.in_4bit), adapter(f"{name} adapter", work))
 
 
-def frozen(name: str, work: Workload, shape: Architecture) -> Part:
-    """A model that is only read."""
-    weights = memory.base_weights(shape, work.precision, in_4bit=work.in_4bit)
+def frozen(name: str, work: Workload, shape: Architecture, *, in_4bit: bool = False) -> Part:
+    """A model whose weights are only read."""
+    weights = memory.base_weights(shape, work.precision, in_4bit=in_4bit)
     return Part(name, memory.frozen_weights(work.strategy, weights, work.num_workers))
 
 
@@ -108,9 +108,13 @@ def adapter(name: str, work: Workload) -> Part:
 
 
 def _models(work: Workload, rollout: Rollout) -> tuple[Part, ...]:
-    """Policy, critic, reference and reward model. With LoRA the reference is the policy with its adapter off (rule P9)."""
+    """Policy, critic, reference and reward model. With LoRA the reference is the policy with its adapter off (rule P9).
+
+    4-bit weights stand below adapters only: the reward model is read in the job's precision, so that its scores stay what they were.
+    """
     if rollout.one_backbone:
-        return (frozen("base", work, work.shape), *(adapter(f"{role} adapter", work) for role in ("policy", "critic", "reward")))
+        adapters = (adapter(f"{role} adapter", work) for role in ("policy", "critic", "reward"))
+        return (frozen("base", work, work.shape, in_4bit=work.in_4bit), *adapters)
     reference = () if work.num_adapter_parameters is not None else (frozen("reference", work, work.shape),)
     return (
         *trained("policy", work, work.shape),

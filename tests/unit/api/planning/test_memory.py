@@ -138,9 +138,10 @@ def test_lora_ppo_needs_no_reference() -> None:
     assert "reference" not in parts(phases.ppo(work, a_rollout())["update"])
 
 
-def test_qlora_quantizes_every_frozen_base() -> None:
-    work = a_workload(num_adapter_parameters=1000, in_4bit=True)
-    assert parts(phases.ppo(work, a_rollout())["update"])["critic base"].device == memory.quantized_weights(LLAMA)
+def test_qlora_quantizes_what_stands_below_an_adapter() -> None:
+    update = parts(phases.ppo(a_workload(num_adapter_parameters=1000, in_4bit=True), a_rollout())["update"])
+    assert update["policy base"].device == update["critic base"].device == memory.quantized_weights(LLAMA)
+    assert update["reward model"].device == 2 * LLAMA.num_parameters
 
 
 def test_a_reward_model_forwards_two_rows_for_each_pair() -> None:
