@@ -97,6 +97,25 @@ def test_a_method_called_eval_is_no_evaluation() -> None:
     assert unsafe_in("model.eval()") == set()
 
 
+ROOMS = {
+    "operator/rlhf_api": {"pydantic", "pydantic_core", "rlhf_api"},
+    "operator/rlhf_operator/core": {"rlhf_api", "rlhf_operator.core"},
+    "trainer/rlhf_trainer/rl": {"torch", "rlhf_trainer.rl"},
+}
+"""What the pure rooms may import beside the standard library. import-linter only knows what is forbidden; here the list is of what is allowed."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_pure_room_imports_nothing_else(room: str) -> None:
+    def is_allowed(module: str) -> bool:
+        return module.split(".")[0] in sys.stdlib_module_names or any(f"{module}.".startswith(f"{known}.") for known in ROOMS[room])
+
+    foreign = {
+        (name(path), module) for path in sources(room) for module in imports(ast.parse(path.read_text("utf-8"))) if not is_allowed(module)
+    }
+    assert foreign == set()
+
+
 def test_the_walls_between_the_rooms_stand() -> None:
     checked = subprocess.run([Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout[-4000:]
