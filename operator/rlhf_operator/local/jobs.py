@@ -22,9 +22,11 @@ _BACKOFF_LIMIT = "BackoffLimitExceeded"
 class JobRunner:
     """Keeps pods and status of every Job right. `sync` is called whenever something changed."""
 
-    def __init__(self, store: Store, clock: Callable[[], datetime]) -> None:
+    def __init__(self, store: Store, clock: Callable[[], datetime], *, admits_queued: bool = False) -> None:
+        """`admits_queued`: there is no Kueue here, so a queue's Job is released at once."""
         self._store = store
         self._clock = clock
+        self._admits_queued = admits_queued
 
     def sync(self) -> float | None:
         """Bring every Job one step further. Returns the seconds until the next deadline, if there is one."""
@@ -36,6 +38,9 @@ class JobRunner:
 
     def _sync_job(self, job: Object) -> float | None:
         pods = [pod for pod in self._everything("Pod") if _owner_uid(pod) == job["metadata"]["uid"]]
+        if self._admits_queued and job["spec"].get("suspend") and names.LABEL_QUEUE in job["metadata"].get("labels", {}):
+            job["spec"]["suspend"] = False
+            job = self._store.update("Job", job["metadata"]["namespace"], job)
         status = dict(job.get("status", {}))
         conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
         if "Complete" in conditions or "Failed" in conditions:

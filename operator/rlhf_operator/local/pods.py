@@ -17,6 +17,8 @@ from rlhf_operator.local.store import Store
 from rlhf_operator.shell.kube import NotFound, Object
 
 NODE = "local"
+LOST_NODE = "local-lost"
+"""Where a test's lost pods are: no Node of that name exists."""
 MAX_MESSAGE_BYTES = 4096
 
 
@@ -91,10 +93,9 @@ class Kubelet:
             if started.process is not None:
                 started.process.kill()
 
-    async def drain(self) -> None:
-        """Return when every started pod has ended and is reported."""
-        while tasks := [started.task for started in self._pods.values() if started.task and not started.task.done()]:
-            await asyncio.wait(tasks)
+    def is_busy(self) -> bool:
+        """True while a started pod has not ended."""
+        return any(started.task is not None and not started.task.done() for started in self._pods.values())
 
     # ---- faults: used by tests only
     def evict(self, name: str, reason: str = "EvictionByEvictionAPI") -> None:
@@ -107,6 +108,8 @@ class Kubelet:
         """The pod's node stops answering: the pod is marked and deleted, and nothing more is heard of it. It goes on running."""
         pod = self._find(name)
         self._pods[pod["metadata"]["uid"]].is_lost = True
+        pod["spec"]["nodeName"] = LOST_NODE
+        pod = self.store.update("Pod", pod["metadata"]["namespace"], pod)
         self._disrupt(pod, "DeletionByTaintManager", "Taint manager: deleting due to NoExecute taint")
         self.store.delete("Pod", pod["metadata"]["namespace"], name)
 

@@ -1,0 +1,44 @@
+"""Text from pods, servers and users on its way into a status: data, never markup. Control characters go, length is cut."""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from rlhf_api.outcome import CheckpointRef
+from rlhf_api.status import MAX_METRICS, MAX_STAGE_MESSAGE, CheckpointStatus, Metric
+
+
+def clean(text: str, limit: int = MAX_STAGE_MESSAGE) -> str:
+    """One printable line of at most `limit` characters."""
+    flat = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"
+
+
+def metrics(values: Mapping[str, float]) -> tuple[Metric, ...]:
+    """The first finite figures, by name."""
+    finite = ((clean(name, 63), value) for name, value in sorted(values.items()) if math.isfinite(value))
+    return tuple(Metric(name=name, value=value) for name, value in finite)[:MAX_METRICS]
+
+
+def checkpoint(reference: CheckpointRef | None) -> CheckpointStatus | None:
+    """A checkpoint that a pod reported; None when its path could not be one of ours."""
+    if reference is None or len(reference.path) > 256 or ".." in reference.path.split("/"):
+        return None
+    return CheckpointStatus(path=reference.path, step=reference.step, digest=reference.digest, time=reference.time)
+
+
+def newer(known: CheckpointStatus | None, reported: CheckpointStatus | None) -> CheckpointStatus | None:
+    """The checkpoint with more steps; a later report of the same step wins."""
+    if reported is None or (known is not None and known.step > reported.step):
+        return known
+    return reported
+
+
+def seconds_between(start: datetime | None, end: datetime) -> int:
+    """Whole seconds from start to end; 0 when nothing started."""
+    return max(0, int((end - start).total_seconds())) if start is not None else 0
+
+
+def clock(moment: datetime) -> str:
+    """A time of day for a message: 12:00:05Z."""
+    return moment.astimezone(UTC).strftime("%H:%M:%SZ")

@@ -1,0 +1,234 @@
+"""Reads: everything a decision about one job needs, as few requests as possible. `KubeApi` and soft state in, an `Observed` out.
+
+A 404 is an answer; every other error aborts the reconcile, because nothing is decided from missing data.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from rlhf_api import names
+from rlhf_api.base import canonical_json, digest
+from rlhf_api.job import RLHFJob, RLHFJobSpec
+from rlhf_api.problems import Problem
+from rlhf_api.profile import ProfileSpec
+from rlhf_api.status import JobStatus, StagePhase
+from rlhf_api.validate import find_problems, find_unsupported
+from rlhf_operator.core import live, rerun, stages
+from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
+from rlhf_operator.core.manifests import volume
+from rlhf_operator.core.model import ApplyError, Observed, ProfileObject, Reading, Settings, open_attempt
+from rlhf_operator.core.specs import StageSpec, secrets_of, stages_of
+from rlhf_operator.shell.kube import Forbidden, KubeApi, NotFound, Object
+
+_GONE_AFTER = timedelta(seconds=15)
+"""Without a look at nodes: how long past its deletion time a pod may still be running."""
+
+
+@dataclass(slots=True)
+class Soft:
+    """What this process knows of a job besides its objects. All of it may be lost without harm."""
+
+    apply_error: ApplyError | None = None
+    num_failures: int = 0
+    seen_uids: dict[str, str] = field(default_factory=dict)
+    readings: dict[str, Reading] = field(default_factory=dict)
+    snapshots: dict[str, ProfileSpec] = field(default_factory=dict)
+    parsed: tuple[str, int, RLHFJobSpec | None, tuple[Problem, ...]] | None = None
+    has_slot: bool = True
+
+
+async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings: Settings, now: datetime) -> Observed:
+    """Everything about a job, as it is now.
+
+    Raises:
+        NotFound: there is no such job.
+        ApiError: a read failed; nothing may be decided.
+    """
+    body = await api.get(names.KIND_JOB, namespace, name)
+    observed = _of_job(body, soft, settings)
+    if observed.is_being_deleted or observed.spec is None:
+        return observed
+    listed = await api.list("Job", namespace, selector=f"{names.LABEL_JOB_UID}={observed.uid}")
+    jobs = tuple(live.read_job(item) for item in listed.items)
+    soft.seen_uids.update({job.name: job.uid for job in jobs if job.owner_uid == observed.uid})
+    observed = replace(observed, jobs=jobs, seen_uids=dict(soft.seen_uids), claim=await _claim(api, observed))
+    observed = await _with_profile(api, observed, soft)
+    observed = await _with_pods(api, observed, now)
+    if observed.rules is not None:
+        observed = replace(observed, secrets=await _secrets(api, observed), services=await _services(api, observed))
+    soft.apply_error = await _standing_error(api, observed, soft.apply_error)
+    return replace(observed, apply_error=soft.apply_error)
+
+
+def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
+    metadata = body["metadata"]
+    uid, generation = metadata["uid"], int(metadata["generation"])
+    if soft.parsed is None or soft.parsed[:2] != (uid, generation):
+        soft.parsed = (uid, generation, *_parse(body))
+    return Observed(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=uid,
+        generation=generation,
+        resource_version=metadata["resourceVersion"],
+        created=datetime.fromisoformat(metadata["creationTimestamp"]),
+        is_being_deleted="deletionTimestamp" in metadata,
+        spec=soft.parsed[2],
+        problems=soft.parsed[3],
+        status=_status(body.get("status", {})),
+        settings=settings,
+        progress=dict(soft.readings),
+        has_slot=soft.has_slot,
+    )
+
+
+def _parse(body: Object) -> tuple[RLHFJobSpec | None, tuple[Problem, ...]]:
+    wire = {key: value for key, value in body.items() if key != "status"}
+    problems = tuple(find_problems(wire))
+    if problems:
+        return None, problems
+    job = RLHFJob.from_wire(wire)
+    return job.spec, tuple(find_unsupported(job))
+
+
+def _status(wire: Mapping[str, Any]) -> JobStatus:
+    """The status; an unreadable one is as good as none, because everything in it but history can be observed again."""
+    try:
+        return JobStatus.from_wire(wire)
+    except ValidationError:
+        return JobStatus()
+
+
+async def _claim(api: KubeApi, observed: Observed) -> LiveClaim | None:
+    body = await _get(api, "PersistentVolumeClaim", observed.namespace, volume.claim_name(observed))
+    if body is None:
+        return None
+    claim = live.read_claim(body)
+    storage_class = body.get("spec", {}).get("storageClassName")
+    if claim.phase == "Bound" or not storage_class:
+        return claim
+    try:
+        found = await _get(api, "StorageClass", "", storage_class)
+    except Forbidden:
+        found = None  # optional right: then the first pod shows whether the claim binds
+    return replace(claim, binds_immediately=found is not None and found.get("volumeBindingMode") == "Immediate")
+
+
+async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observed:
+    """The snapshot of the job; the live profile only when a snapshot must be taken."""
+    spec, known = observed.spec, observed.status.profile
+    assert spec is not None
+    if known is not None and known.revision and not rerun.has_new_token(spec, observed.status):
+        if known.revision not in soft.snapshots:
+            body = await _get(api, "ControllerRevision", observed.namespace, known.revision)
+            if body is not None and digest(canonical_json(body.get("data", {}))) == known.hash:
+                soft.snapshots[known.revision] = ProfileSpec.from_wire(body["data"])
+        return replace(observed, snapshot=soft.snapshots.get(known.revision))
+    body = await _get(api, names.KIND_PROFILE, "", spec.profile)
+    if body is None:
+        others = await api.list(names.KIND_PROFILE, "")
+        return replace(observed, profile_names=tuple(item["metadata"]["name"] for item in others.items))
+    metadata, rules = body["metadata"], ProfileSpec.from_wire(body["spec"])
+    profile = ProfileObject(name=metadata["name"], uid=metadata["uid"], generation=int(metadata["generation"]), spec=rules)
+    labels = await _namespace_labels(api, observed.namespace) if rules.allowed_namespaces else None
+    return replace(observed, profile=profile, namespace_labels=labels)
+
+
+async def _namespace_labels(api: KubeApi, namespace: str) -> Mapping[str, str]:
+    body = await _get(api, "Namespace", "", namespace)
+    return {} if body is None else body["metadata"].get("labels", {})
+
+
+async def _with_pods(api: KubeApi, observed: Observed, now: datetime) -> Observed:
+    """Pods of the attempts that a decision may turn on."""
+    spec = observed.spec
+    assert spec is not None
+    is_reopening = rerun.has_new_token(spec, observed.status)
+    pods: list[LivePod] = []
+    listed: set[str] = set()
+    for status in observed.status.stages:
+        job = observed.job_of(status.name, status.attempt)
+        is_steady = job is not None and _is_steady(job, status.attempt, observed, status.name)
+        if status.attempt and (is_reopening or stages.needs_pods(observed.status, status.name, status.attempt, is_steady=is_steady)):
+            selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={status.name},{names.LABEL_ATTEMPT}={status.attempt}"
+            page = await api.list("Pod", observed.namespace, selector=selector, limit=2000)
+            pods += [await _with_node(api, live.read_pod(item), now) for item in page.items]
+            listed.add(names.attempt_name(observed.name, status.name, status.attempt))
+    return replace(observed, pods=tuple(pods), listed=frozenset(listed))
+
+
+def _is_steady(job: LiveJob, attempt: int, observed: Observed, stage: str) -> bool:
+    spec = observed.spec
+    assert spec is not None
+    nodes = next(candidate.topology.nodes for candidate in stages_of(spec) if candidate.name == stage)
+    return job.failure is None and not job.is_complete and not job.is_suspended and job.num_ready >= nodes
+
+
+async def _with_node(api: KubeApi, pod: LivePod, now: datetime) -> LivePod:
+    """A deleted pod that has not ended: is its node still there to end it?"""
+    if pod.is_over or pod.deleted is None or not pod.node:
+        return pod
+    try:
+        node = await _get(api, "Node", "", pod.node)
+    except Forbidden:
+        return replace(pod, is_node_gone=now > pod.deleted + _GONE_AFTER)
+    conditions = node.get("status", {}).get("conditions", []) if node else []
+    is_ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return replace(pod, is_node_gone=not is_ready)
+
+
+async def _secrets(api: KubeApi, observed: Observed) -> dict[str, bool]:
+    """Consent of the Secrets that a stage about to start would mount."""
+    spec, rules = observed.spec, observed.rules
+    assert spec is not None
+    assert rules is not None
+    waiting = [stage for stage in stages_of(spec) if stage.reaches_outside and _may_start_soon(observed, stage)]
+    wanted = {name for stage in waiting for name in secrets_of(spec, stage, rules)}
+    return {name: await _is_permitted(api, observed.namespace, name) for name in sorted(wanted)}
+
+
+def _may_start_soon(observed: Observed, stage: StageSpec) -> bool:
+    status = observed.stage_status(stage.name)
+    if status is None:
+        return not stage.needs
+    done = {other.name for other in observed.status.stages if other.phase is StagePhase.SUCCEEDED or open_attempt(other) is not None}
+    return status.phase not in stages.OVER and stage.needs <= done
+
+
+async def _is_permitted(api: KubeApi, namespace: str, name: str) -> bool:
+    try:
+        body = await _get(api, "Secret", namespace, name)
+    except Forbidden:
+        return False
+    return body is not None and body["metadata"].get("labels", {}).get(names.LABEL_SECRET_USE) == "true"
+
+
+async def _services(api: KubeApi, observed: Observed) -> frozenset[str]:
+    """Services of gangs that are starting."""
+    spec = observed.spec
+    assert spec is not None
+    gangs = {stage.name for stage in stages_of(spec) if stage.topology.nodes > 1}
+    starting: Iterable[str] = (
+        names.attempt_name(observed.name, status.name, status.attempt)
+        for status in observed.status.stages
+        if status.name in gangs and status.phase in (StagePhase.QUEUED, StagePhase.STARTING) and open_attempt(status) is not None
+    )
+    return frozenset([name for name in starting if await _get(api, "Service", observed.namespace, name) is not None])
+
+
+async def _standing_error(api: KubeApi, observed: Observed, error: ApplyError | None) -> ApplyError | None:
+    """A conflict lasts as long as the foreign object does."""
+    if error is None or error.reason != names.REASON_NAME_CONFLICT:
+        return error
+    return error if await _get(api, error.kind, observed.namespace, error.name) is not None else None
+
+
+async def _get(api: KubeApi, kind: str, namespace: str, name: str) -> Object | None:
+    try:
+        return await api.get(kind, namespace, name)
+    except NotFound:
+        return None

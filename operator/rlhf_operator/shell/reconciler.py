@@ -1,0 +1,184 @@
+"""observe → decide → apply_status → apply: one round for one job, the same in a cluster and in `rlhf run`.
+
+A key comes in, the seconds until the next look go out. Errors of the API become a pace here (operator.md section 1); what a user
+must see of them becomes an `ApplyError` that the next decision reads.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from rlhf_api import names
+from rlhf_operator.core.decide import decide
+from rlhf_operator.core.manifests.job import compare
+from rlhf_operator.core.model import Action, ApplyError, Create, EventRecord, Observed, Plan, Reading, Settings
+from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeApi, NotFound, Throttled
+from rlhf_operator.shell.observe import Soft, observe
+
+_LOG = logging.getLogger(__name__)
+Key = tuple[str, str]
+"""Namespace and name of an RLHFJob."""
+
+_FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 60.0
+_CONFLICTS_IN_A_ROW = 5
+_REFUSED_SECONDS: Mapping[str, tuple[float, float]] = {
+    names.REASON_QUOTA_EXCEEDED: (15.0, 60.0),
+    names.REASON_API_REJECTED: (60.0, 300.0),
+    names.REASON_NAME_CONFLICT: (60.0, 60.0),
+}
+
+
+class Recorder(Protocol):
+    """Sends events, best effort: it never raises and never delays a reconcile for long."""
+
+    async def record(self, namespace: str, name: str, uid: str, events: Sequence[EventRecord]) -> None:
+        """Send the events of one decision."""
+        ...
+
+
+class Reconciler:
+    """Carries out decisions. Holds soft state per key only; one round at a time per key is the caller's promise.
+
+    Args:
+        crash_here: called with the name of each point between two writes; tests end the process there.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        *,
+        clock: Callable[[], datetime],
+        recorder: Recorder,
+        settings: Settings | None = None,
+        crash_here: Callable[[str], None] = lambda point: None,
+    ) -> None:
+        self._api = api
+        self._clock = clock
+        self._recorder = recorder
+        self._settings = settings or Settings()
+        self._crash_here = crash_here
+        self._soft: dict[Key, Soft] = {}
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One round. Returns the seconds until the next look, 0 for at once, None when an event or the resync will come.
+
+        Raises:
+            Exception: a defect of our own, which the caller logs and retries. Errors of the API are handled here.
+        """
+        soft = self._soft.setdefault(key, Soft())
+        try:
+            observed = await observe(self._api, *key, soft, self._settings, self._clock())
+        except NotFound:
+            self._soft.pop(key, None)
+            return None
+        except ApiError as error:
+            return _pace(soft, error)
+        self._crash_here("observed")
+        plan = decide(observed, self._clock())
+        try:
+            await self._carry_out(observed, plan, soft)
+        except _Refused as refused:
+            return _pace_of_refusal(soft, refused.error)
+        except ApiError as error:
+            return _pace(soft, error)
+        soft.num_failures = 0
+        return plan.requeue_seconds
+
+    def report_progress(self, key: Key, stage: str, reading: Reading | None) -> None:
+        """Keep the newest answer of a stage's pod 0 for the next round; None when there is none any more."""
+        readings = self._soft.setdefault(key, Soft()).readings
+        if reading is None:
+            readings.pop(stage, None)
+        else:
+            readings[stage] = reading
+
+    def set_slot(self, key: Key, *, has_slot: bool) -> None:
+        """Whether the job's namespace has room for one more running job."""
+        self._soft.setdefault(key, Soft()).has_slot = has_slot
+
+    async def _carry_out(self, observed: Observed, plan: Plan, soft: Soft) -> None:
+        for action in plan.before:
+            await self._apply(observed, action)
+        self._crash_here("before")
+        if plan.status is not None:
+            await self._write_status(observed, plan)
+        self._crash_here("status")
+        for action in plan.after:
+            await self._apply(observed, action)
+            self._crash_here("action")
+        if any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
+            soft.apply_error = None  # what was refused before is there now
+        self._crash_here("after")
+        if plan.events:
+            await self._recorder.record(observed.namespace, observed.name, observed.uid, plan.events)
+
+    async def _write_status(self, observed: Observed, plan: Plan) -> None:
+        assert plan.status is not None
+        await self._api.apply_status(
+            names.KIND_JOB,
+            observed.namespace,
+            observed.name,
+            plan.status.to_wire(),
+            uid=observed.uid,
+            resource_version=observed.resource_version,
+        )
+
+    async def _apply(self, observed: Observed, action: Action) -> None:
+        if isinstance(action, Create):
+            await self._create(observed, action)
+            return
+        try:
+            await self._api.delete(action.kind, observed.namespace, action.name, uid=action.uid, propagation=action.propagation)
+        except (NotFound, Conflict):
+            return  # gone already, or another object of that name, which is not ours to delete
+
+    async def _create(self, observed: Observed, action: Create) -> None:
+        try:
+            await self._api.create(action.kind, observed.namespace, action.body)
+        except AlreadyExists:
+            await self._check_existing(observed, action)
+        except Forbidden as error:
+            if error.is_terminating:
+                raise
+            reason = names.REASON_QUOTA_EXCEEDED if error.is_quota else names.REASON_API_REJECTED
+            raise _Refused(ApplyError(reason, error.message, action.kind, action.name)) from error
+        except Invalid as error:
+            raise _Refused(ApplyError(names.REASON_API_REJECTED, error.message, action.kind, action.name)) from error
+
+    async def _check_existing(self, observed: Observed, action: Create) -> None:
+        """Ours and equal: go on. Ours from another manifest: the next look ends that attempt. Foreign: a conflict, and hands off."""
+        existing = await self._api.get(action.kind, observed.namespace, action.name)
+        if compare(action.body, existing) == "foreign":
+            message = f"{action.kind} {action.name} exists and does not belong to this job: rename the job, or delete that object"
+            raise _Refused(ApplyError(names.REASON_NAME_CONFLICT, message, action.kind, action.name))
+
+
+class _Refused(Exception):
+    """The server did not take an object, for a reason that a user should read."""
+
+    def __init__(self, error: ApplyError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+def _pace_of_refusal(soft: Soft, error: ApplyError) -> float:
+    """At once when the reason is new, so that the status says it; then ever more slowly."""
+    is_new = soft.apply_error != error
+    soft.apply_error = error
+    soft.num_failures = 0 if is_new else soft.num_failures + 1
+    first, longest = _REFUSED_SECONDS[error.reason]
+    return 0.0 if is_new else min(first * 2.0 ** (soft.num_failures - 1), longest)
+
+
+def _pace(soft: Soft, error: ApiError) -> float | None:
+    """When to try again after an error that says nothing about the job."""
+    soft.num_failures += 1
+    if isinstance(error, Throttled):
+        return error.retry_after_seconds or 1.0
+    if isinstance(error, Conflict) and soft.num_failures <= _CONFLICTS_IN_A_ROW:
+        return 0.0
+    if isinstance(error, Forbidden) and error.is_terminating:
+        return None
+    _LOG.warning("the API server answered %s: %s", error.code, error.message)
+    return min(_FIRST_RETRY_SECONDS * 2.0 ** (soft.num_failures - 1), _LONGEST_RETRY_SECONDS)
