@@ -34,8 +34,10 @@ def torch_dtype(precision: str) -> torch.dtype:
     return formats[precision]
 
 
-def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False, load_in_4bit: bool = False) -> PreTrainedModel:
-    """The causal language model at `path`, on the CPU, in eval mode.
+def load_model(
+    path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False, load_in_4bit: bool = False, quantization_config: Any = None
+) -> PreTrainedModel:
+    """The causal language model at `path`, on the CPU, in eval mode. `load_in_4bit` is the NF4 base of QLoRA.
 
     Raises:
         InputError: the directory holds no such model.
@@ -43,8 +45,8 @@ def load_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = Fals
     from transformers import AutoModelForCausalLM
 
     arguments = _arguments(path, dtype, trust_remote_code)
-    if load_in_4bit:
-        arguments["quantization_config"] = nf4_config(dtype)
+    if load_in_4bit or quantization_config:
+        arguments["quantization_config"] = quantization_config or nf4_config(dtype)
     return _from_pretrained(AutoModelForCausalLM, path, arguments)
 
 

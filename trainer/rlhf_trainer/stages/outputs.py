@@ -70,11 +70,19 @@ def complete(
         write_model(run, strategy, trained, output)
         loop.reporter.alive()
     digest = ""
+    metrics = {**metrics, **strategy.world.share(sizes(run) if run.is_first else None)}
     if run.is_first:
         digest = manifest.write_manifest(run.output, "output", run, step=loop.step, inputs=inputs.digests(run), metrics=metrics)
     digest = strategy.world.share(digest)
     loop.reporter.update(metrics)
     return StageResult(output_digest=digest, step=loop.step, metrics=metrics, checkpoint=loop.last_checkpoint)
+
+
+def sizes(run: Run) -> dict[str, float]:
+    """Bytes of the whole output, and of the model that the next stage reads."""
+    files = {path: path.stat().st_size for path in run.output.rglob("*") if path.is_file()}
+    model = sum(size for path, size in files.items() if path.is_relative_to(run.output / "model"))
+    return {"output_bytes": float(sum(files.values())), "model_bytes": float(model)}
 
 
 def check_rows(rows: Sequence[Any], field: str) -> list[list[int]]:

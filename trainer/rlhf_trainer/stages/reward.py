@@ -1,13 +1,13 @@
 """RewardModel: learn to score answers from pairs of a better and a worse one (Ouyang et al. 2022, arXiv:2203.02155, step 2).
 
 1. The backbone of the SFT model gets a scalar head, N(0, 1/√(h+1)), read at the last real token (rules R1, R2).
-2. Better and worse answers of a pair pass in one forward, without dropout (rule R4); the loss is −log σ(better − worse − margin) in fp32 (rule R3), plus
-   `centerCoefficient` · mean((better + worse)²), which keeps scores near zero (Eisenstein et al. 2023).
-3. At the end scores are shifted and scaled to mean 0 and deviation 1 over the training answers (rule R5): the scale goes into the head, the mean into
-   `stage.json`. So `kl.coefficient` of PPO means the same for every reward model.
+2. Better and worse answers of a pair pass in one forward, without dropout (rule R4); the loss is −log σ(better − worse − margin) in
+   fp32 (rule R3), plus `centerCoefficient` · mean((better + worse)²), which keeps scores near zero (Eisenstein et al. 2023).
+3. At the end scores are shifted and scaled to mean 0 and deviation 1 over the training answers (rule R5): the scale goes into the head,
+   the mean into `stage.json`. So `kl.coefficient` of PPO means the same for every reward model.
 4. The gate `minAccuracy` is checked when the output is complete (rule O8): a weak model is kept, and ends the job.
 
-Departure from the paper: pairs are shuffled as single rows. The paper puts all pairs of one prompt into one batch, which needs ranked lists.
+Departure from the paper: pairs are shuffled as single rows. The paper puts all pairs of a prompt into one batch, which needs ranked lists.
 """
 
 from __future__ import annotations
