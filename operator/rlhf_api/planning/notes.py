@@ -55,7 +55,8 @@ def _on_rollout(work: Workload, rollout: Rollout | None, stage: Stage) -> Iterat
         seconds = moved / LINK_BYTES_PER_SECOND * rollout.num_rows / rollout.batch_size
         yield (
             "the policy does not fit one GPU, so each rollout gathers it layer by layer for every token: "
-            f"about {seconds:.0f} s per rollout at 25 GB/s; LoRA or a smaller policy is faster"
+            f"about {seconds:.0f} s per rollout at 25 GB/s (assumed). This version plans it and does not run it yet: "
+            "take LoRA, or a smaller policy"
         )
     if not work.on_gpu and work.precision is Precision.BF16 and not rollout.has_fp32_copy:
         yield "no memory for an fp32 copy of the policy: bf16 generates about four times slower on CPUs"
