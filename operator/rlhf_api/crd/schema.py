@@ -4,6 +4,7 @@
 has a maximum: the API server estimates the cost of each CEL rule from them, and one uri without a maximum breaks the budget.
 """
 
+from collections.abc import Iterable
 from enum import Enum
 from functools import cache
 from typing import Any
@@ -29,7 +30,9 @@ def object_schema(model: type[ApiModel]) -> Schema:
     schema: Schema = {"type": "object", "properties": {alias: _property(model, alias) for alias in fields_by_alias(model)}}
     if required:
         schema["required"] = required
-    return schema | _validations(rule for rule in RULES if issubclass(model, rule.owner) and not rule.at)
+    if validations := _validations(rule for rule in RULES if issubclass(model, rule.owner) and not rule.at):
+        schema["x-kubernetes-validations"] = validations
+    return schema
 
 
 def _property(model: type[ApiModel], alias: str) -> Schema:
@@ -43,7 +46,10 @@ def _property(model: type[ApiModel], alias: str) -> Schema:
         schema["default"] = _wire_default(field.default)
     if "items" in schema:
         schema |= _list_type(alias, schema)
-    return schema | _field_validations(model, alias)
+    # A field of a model type has the rules of that model already; those of the field itself join them.
+    if validations := [*schema.pop("x-kubernetes-validations", []), *_field_validations(model, alias)]:
+        schema["x-kubernetes-validations"] = validations
+    return schema
 
 
 def _shape(model: type[ApiModel], alias: str, field: FieldInfo) -> Schema:
@@ -96,17 +102,15 @@ def _list_type(alias: str, schema: Schema) -> Schema:
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
-def _field_validations(model: type[ApiModel], alias: str) -> Schema:
-    rules = [rule for rule in RULES if issubclass(model, rule.owner) and rule.at == alias]
-    validations = _validations(rules)
+def _field_validations(model: type[ApiModel], alias: str) -> list[Schema]:
+    written = _validations(rule for rule in RULES if issubclass(model, rule.owner) and rule.at == alias)
     if model is RLHFJobSpec and alias in IMMUTABLE_FIELDS:
-        validations.setdefault("x-kubernetes-validations", []).append({"rule": IMMUTABLE_CEL, "message": immutable_message(alias)})
-    return validations
+        written.append({"rule": IMMUTABLE_CEL, "message": immutable_message(alias)})
+    return written
 
 
-def _validations(rules: Any) -> Schema:
-    written = [{"rule": rule.cel, "message": rule.message} for rule in rules if rule.cel]
-    return {"x-kubernetes-validations": written} if written else {}
+def _validations(rules: Iterable[Rule]) -> list[Schema]:
+    return [{"rule": rule.cel, "message": rule.message} for rule in rules if rule.cel]
 
 
 @cache

@@ -54,4 +54,9 @@ def _inline(value: object) -> str:
 def _scalar(value: object) -> str:
     if isinstance(value, str) and _PLAIN.match(value) and value.lower() not in _RESERVED:
         return str(value)
-    return json.dumps(value, ensure_ascii=False, allow_nan=False)  # every JSON scalar is YAML
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)  # every JSON scalar is YAML
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
