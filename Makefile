@@ -48,7 +48,7 @@ lint: setup ## ruff, mypy --strict and the walls between the rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 
 format: setup ## Format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix .
