@@ -141,8 +141,8 @@ class RLHFJob(ApiModel):
 
     api_version: Literal["rlhf.dev/v1alpha1"] = names.API_VERSION
     kind: Literal["RLHFJob"] = names.KIND_JOB
-    metadata: ObjectMeta
-    spec: RLHFJobSpec
+    metadata: ObjectMeta = Field(description="At least the name of the job.")
+    spec: RLHFJobSpec = Field(description="What to train, on what, and how hard to try.")
     status: JobStatus | None = None
 
 

@@ -190,6 +190,6 @@ class ClusterRLHFProfile(ApiModel):
 
     api_version: Literal["rlhf.dev/v1alpha1"] = names.API_VERSION
     kind: Literal["ClusterRLHFProfile"] = names.KIND_PROFILE
-    metadata: ProfileMeta
-    spec: ProfileSpec
+    metadata: ProfileMeta = Field(description="At least the name of the profile.")
+    spec: ProfileSpec = Field(description="What the platform team decides for the jobs that name this profile.")
     status: ProfileStatus | None = None

@@ -88,8 +88,14 @@ def _read(model: type[ApiModel], wire: Mapping[Any, Any]) -> tuple[ApiModel, lis
     try:
         return model.from_wire(wire), []
     except ValidationError as error:
-        errors: list[SchemaError] = [(details["loc"], details) for details in error.errors(include_url=False)]
+        errors: list[SchemaError] = [(_place(details), details) for details in error.errors(include_url=False)]
         return salvage(model, wire, {location for location, _ in errors}), errors
+
+
+def _place(details: Mapping[str, Any]) -> Location:
+    """Where an error is. A key that is a number, which YAML allows, is a name here and not a position in a list."""
+    location: Location = details["loc"]
+    return (*location[:-1], str(location[-1])) if details["type"] == "invalid_key" else location
 
 
 def _find_schema_problems(model: type[ApiModel], wire: Mapping[Any, Any], errors: Iterable[SchemaError]) -> Iterator[Problem]:

@@ -90,6 +90,11 @@ from tests.support.rules import MODEL, NF4, PPO, PUBLISH, RM, ROWS, SFT, Changes
             "metadata.name: 'Chat' must be text, at most 36 characters, matching ^[a-z]([-a-z0-9]*[a-z0-9])?$",
             id="a name that no pod could have",
         ),
+        pytest.param(
+            {"spec.checkpoint": {3: 4}},
+            "spec.checkpoint.3: (unset) is not a field; the fields here are everySteps, everySeconds, keep",
+            id="a number where a field name is meant",
+        ),
         pytest.param({"kind": REMOVE}, "kind: (unset) is required: write kind: RLHFJob", id="no kind"),
         pytest.param(
             {f"{PPO}.after": "sft"},
