@@ -158,6 +158,9 @@ class _SignedRendezvous(StaticTCPRendezvous):
         self._gathering = gathering
         self._is_local = place.num_nodes == 1
 
+    def get_backend(self) -> str:
+        return _BACKEND
+
     def next_rendezvous(self) -> RendezvousInfo:
         store: Any = self._gathering.meet()
         self._store = store

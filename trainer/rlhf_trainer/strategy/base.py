@@ -48,6 +48,8 @@ class Trained:
     """Calls of `step` that changed the weights: Adam's own count."""
     names: tuple[str, ...] = ()
     """Trained parameters, by the name they have in `module`."""
+    extra: Any = None
+    """What the strategy remembers beside it."""
     state_bytes: int = 0
     """Size of `state`: master, and two moments, in fp32 of every trained parameter."""
 

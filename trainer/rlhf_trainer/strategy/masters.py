@@ -107,7 +107,7 @@ def load_state(trained: Trained, read: Callable[[str], Tensor]) -> None:
         if trained.num_applied:
             optimizer.adam.state[master] = {
                 "step": torch.tensor(float(trained.num_applied), device=master.device if master.is_cuda else "cpu"),
-                **{moment: read(f"{moment}/{name}").to(master.device) for moment in MOMENTS},
+                **{moment: read(f"{moment}/{name}").to(master.device, copy=True) for moment in MOMENTS},
             }
     optimizer.refresh()
 

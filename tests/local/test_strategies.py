@@ -1,0 +1,90 @@
+"""Every strategy on two gloo workers: same numbers as one plain worker, exact resume, no weight changed by NaN (rules T1 to T8, C5, C6).
+
+One pair of processes trains with all of them (`tests/support/strategy_worker.py`): importing Colossal-AI takes longer than all steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+FP32 = ["ddp fp32", "zero1 fp32", "zero2 fp32", "zero2-offload fp32"]
+BF16 = ["ddp bf16", "zero1 bf16", "zero2 bf16", "zero2-offload bf16", "gemini bf16", "gemini-offload bf16"]
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    directory = tmp_path_factory.mktemp("pair")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    common = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "tests.support.strategy_worker", str(directory)]
+    pair = [
+        subprocess.Popen(command, cwd=REPOSITORY, env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True) for rank in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=400)[1] for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+    assert [process.returncode for process in pair] == [0, 0], errors
+    first, second = (json.loads((directory / f"seen-{rank}.json").read_text()) for rank in (0, 1))
+    assert first.keys() == second.keys()
+    result: dict[str, Any] = first
+    return result
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_losses_and_gradient_norms_are_those_of_one_worker(seen: dict[str, Any], case: str) -> None:
+    """Uneven rows, two micro-batches, a clip below every norm: a mean of means, a missing average or a missing clip shows at once."""
+    precision = case.split()[1]
+    tolerance = 1e-5 if precision == "fp32" else 2e-2
+    for mine, plain in zip(seen[case]["trajectory"], seen[f"plain {precision}"], strict=True):
+        assert mine == pytest.approx(plain, rel=tolerance)
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_resume_is_exact(seen: dict[str, Any], case: str) -> None:
+    assert seen[case]["resumes"]
+
+
+@pytest.mark.parametrize("case", BF16)
+def test_resume_check_catches_masters_rebuilt_from_weights(seen: dict[str, Any], case: str) -> None:
+    """Mutant of rule T1: what `booster.save_model` and `load_model` would do."""
+    assert not seen[case]["mutant_resumes"]
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_one_plain_worker_goes_on_where_two_stopped(seen: dict[str, Any], case: str) -> None:
+    assert seen[case]["shrunk"] < (1e-5 if case.endswith("fp32") else 2e-2)
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_a_nan_of_one_worker_changes_no_weight_on_any(seen: dict[str, Any], case: str) -> None:
+    assert seen[case]["skipped"]
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_export_and_rollout_weights_are_the_whole_model(seen: dict[str, Any], case: str) -> None:
+    assert seen[case]["names"]
+    assert seen[case]["rollout"]
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
+def test_size_of_a_checkpoint_is_known_before(seen: dict[str, Any], case: str) -> None:
+    assert seen[case]["state_bytes"]
