@@ -6,6 +6,8 @@ from typing import Protocol
 
 from rich.console import Console
 
+from rlhf_cli.errors import CommandError
+
 Message = dict[str, str]
 
 
@@ -54,6 +56,10 @@ def _ask(model: Model, history: list[Message], question: str, temperature: float
 
 def _load(directory: Path) -> Model:
     from rlhf_trainer.chat import Chat
+    from rlhf_trainer.errors import StageError
 
-    model: Model = Chat.load(directory)
+    try:
+        model: Model = Chat.load(directory)
+    except StageError as error:
+        raise CommandError(error.exit_code, str(error)) from error
     return model

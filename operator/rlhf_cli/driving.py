@@ -6,15 +6,14 @@ exit code of the process. Rules for a working directory that already holds a job
 """
 
 import json
-import shutil
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rlhf_operator.local.session import Busy, LocalSession, Refused
 
 from rlhf_cli import workdirs
 from rlhf_cli.claims import parse_claims
@@ -23,6 +22,10 @@ from rlhf_cli.interrupts import StopRequests
 from rlhf_cli.job_files import read_object
 from rlhf_cli.live import display
 from rlhf_cli.summary import print_summary, result_of
+from rlhf_operator.local.discard import discard
+from rlhf_operator.local.processes import LocalRuntime
+from rlhf_operator.local.session import Busy, LocalSession, Refused
+from rlhf_operator.local.workdir import Workdir
 
 EX_FAILURE, EX_CONFIG, EX_STORAGE, EX_INTERRUPTED = 1, 64, 74, 130
 
@@ -36,38 +39,65 @@ def start(job_file: Path, *, workdir: Path | None, claims: list[str], profile: P
     wire = read_object(job_file)
     _refuse_problems(wire)
     directory = workdir or workdirs.default_workdir(wire["metadata"]["name"])
-    _make_room(directory, is_fresh)
-    session = _open(directory, parse_claims(claims), read_object(profile, "profile") if profile else None)
-    try:
+    session = LocalSession.open(directory, claims=parse_claims(claims), profile=_read_profile(profile))
+    with _explained(directory):
+        if workdirs.is_workdir(directory):
+            _make_room(session, directory, is_fresh)
         session.submit(wire)
-    except Refused as error:
-        raise refused(error.problems) from error
-    return _drive(session, directory, as_json)
+        return _drive(session, directory, as_json)
 
 
 def go_on(job: str | None, *, workdir: Path | None, claims: list[str], as_json: bool) -> int:
-    """`rlhf resume`: clear the suspension, or run a failed stage again, and drive the job to its end. The exit code of the process."""
+    """`rlhf resume`: clear the suspension, or run a failed stage again, and drive the job to its end. The exit code of the process.
+
+    Raises:
+        CommandError: there is no such job, it is running, or the changes in its job file are refused.
+    """
     directory = workdirs.find_workdir(job, workdir)
-    session = _open(directory, parse_claims(claims), None)
-    _refuse_when_running(session, directory)
-    if job is not None and Path(job).is_file():
-        _apply_edits(session, Path(job))
+    session = LocalSession.open(directory, claims=parse_claims(claims))
+    edited = read_object(Path(job)) if job is not None and Path(job).is_file() else None
+    with _explained(directory):
+        _continue(session, edited)
+        return _drive(session, directory, as_json)
+
+
+def _continue(session: LocalSession, edited: dict[str, Any] | None) -> None:
+    """Bring the spec to where `run` goes on: not suspended, with the user's edits, and with a new token when a stage has failed."""
     found = session.job()
-    if _phase(found) == "Failed":
-        session.rerun(_first_unfinished(found), uuid.uuid4().hex[:12])
+    has_failed = _phase(found) == "Failed"
+    rerun = {"fromStage": _stage_to_repeat(found), "token": uuid.uuid4().hex[:12]} if has_failed else None
+    if edited is not None:
+        session.replace_spec(_edited_job(found, edited, rerun))
+    elif rerun is not None:
+        session.rerun(rerun["fromStage"], rerun["token"])
     elif _phase(found) != "Succeeded":
         session.resume()
-    return _drive(session, directory, as_json)
+
+
+def _edited_job(found: Mapping[str, Any], edited: dict[str, Any], rerun: Mapping[str, str] | None) -> dict[str, Any]:
+    """The edited file as it replaces the submitted one. A token that the user changed wins over ours.
+
+    The token is written together with the edits: a stage that Succeeded may only change with a new one.
+    """
+    _refuse_problems(edited)
+    new_name, name = edited["metadata"]["name"], found["metadata"]["name"]
+    if new_name != name:
+        raise CommandError(EX_CONFIG, f"metadata.name: {new_name!r} is not the job to resume: {name!r}")
+    own = edited["spec"].get("rerun") or {}
+    if rerun is None or own.get("token") not in (None, found["status"].get("rerunToken")):
+        return edited
+    return {**edited, "spec": {**edited["spec"], "rerun": dict(rerun)}}
 
 
 def stop(job: str | None, *, workdir: Path | None) -> str:
     """`rlhf cancel`: ask the job to stop after a checkpoint, whoever runs it. What happens now, in a sentence."""
     directory = workdirs.find_workdir(job, workdir)
-    session = _open(directory, {}, None)
+    session = LocalSession.open(directory)
     found = session.job()
     if _phase(found) in ("Succeeded", "Failed"):
         return f"{found['metadata']['name']} has ended ({_phase(found)}); there is nothing to cancel"
-    session.suspend()
+    with _explained(directory):
+        session.suspend()
     return f"{found['metadata']['name']} stops after a checkpoint; go on with: rlhf resume {handle(directory)}"
 
 
@@ -85,47 +115,38 @@ def _refuse_problems(wire: Mapping[str, Any]) -> None:
         raise refused(problems)
 
 
-def _make_room(directory: Path, is_fresh: bool) -> None:
-    if not workdirs.is_workdir(directory):
-        return
-    session = _open(directory, {}, None)
-    _refuse_when_running(session, directory)
+def _read_profile(file: Path | None) -> dict[str, Any] | None:
+    from rlhf_api.validate import find_profile_problems
+
+    if file is None:
+        return None
+    wire = read_object(file, "profile")
+    if problems := find_profile_problems(wire):
+        raise refused(problems)
+    return wire
+
+
+def _make_room(session: LocalSession, directory: Path, is_fresh: bool) -> None:
     if not is_fresh:
         found = f"--workdir: '{directory}' holds a job already ({_phase(session.job())})"
         raise CommandError(EX_CONFIG, f"{found}: go on with `rlhf resume {handle(directory)}`, or discard it with --fresh")
-    shutil.rmtree(directory)
+    discard(Workdir(directory.resolve()), LocalRuntime())
 
 
-def _refuse_when_running(session: LocalSession, directory: Path) -> None:
-    if session.is_running():
-        name = handle(directory)
-        raise CommandError(
-            EX_FAILURE, f"{name}: another rlhf process runs this job: watch it with `rlhf get {name}`, stop it with `rlhf cancel {name}`"
-        )
-
-
-def _open(directory: Path, claims: Mapping[str, Path], profile: Mapping[str, Any] | None) -> LocalSession:
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Say errors of the backend in the words of the command line."""
+    name = handle(directory)
     try:
-        return LocalSession.open(directory, claims=claims, profile=profile)
+        yield
     except Refused as error:
         raise refused(error.problems) from error
+    except Busy as error:
+        hint = f"watch it with `rlhf get {name}`, stop it with `rlhf cancel {name}`"
+        raise CommandError(EX_FAILURE, f"{error}: {hint}") from error
     except OSError as error:
-        raise _unwritable(directory, error) from error
-
-
-def _unwritable(directory: Path, error: OSError) -> CommandError:
-    return CommandError(EX_STORAGE, f"--workdir: '{directory}' cannot be written ({error.strerror}): free space, or name another directory")
-
-
-def _apply_edits(session: LocalSession, job_file: Path) -> None:
-    wire = read_object(job_file)
-    _refuse_problems(wire)
-    if wire["metadata"]["name"] != session.job()["metadata"]["name"]:
-        raise CommandError(EX_CONFIG, f"{job_file}: metadata.name: {wire['metadata']['name']!r} is another job than the one to resume")
-    try:
-        session.replace_spec(wire["spec"])
-    except Refused as error:
-        raise refused(error.problems) from error
+        what = f"--workdir: '{directory}' cannot be written ({error.strerror or error})"
+        raise CommandError(EX_STORAGE, f"{what}: free space, or name another directory") from error
 
 
 def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:
@@ -138,18 +159,13 @@ def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:
             shown.note("stopping after a checkpoint; Ctrl-C again stops without one")
 
         with StopRequests(on_first=asked, on_second=session.abort) as stop_requests:
-            try:
-                job: dict[str, Any] = session.run(shown.update, stop_requests)
-            except Busy as error:
-                raise CommandError(EX_FAILURE, str(error)) from error
-            except OSError as error:
-                raise _unwritable(directory, error) from error
-            shown.update(job)
-    code = int(session.exit_code())
+            job: dict[str, Any] = session.run(shown.update, stop_requests)
+        shown.update(job)
+    code, claims = int(session.exit_code()), Workdir(directory.resolve()).read_claims()
     if as_json:
-        print(json.dumps(result_of(job, session.claims, directory, code), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(result_of(job, claims, directory, code), ensure_ascii=False, allow_nan=False))
     elif code == 0:
-        print_summary(console, job, session.claims, directory, time.monotonic() - started)
+        print_summary(console, job, claims, directory, time.monotonic() - started)
     for line in _last_words(job, code, handle(directory)):
         errors.print(line, markup=False, highlight=False, soft_wrap=True)
     return code
@@ -188,9 +204,8 @@ def _phase(job: Mapping[str, Any]) -> str:
     return str((job.get("status") or {}).get("phase", "Pending"))
 
 
-def _first_unfinished(job: Mapping[str, Any]) -> str:
-    """The stage to run again: the one that failed, else the first that has not Succeeded."""
-    stages = job["status"]["stages"]
-    failed = [stage["name"] for stage in stages if stage["phase"] == "Failed"]
-    unfinished = [stage["name"] for stage in stages if stage["phase"] != "Succeeded"]
-    return str((failed or unfinished)[0])
+def _stage_to_repeat(job: Mapping[str, Any]) -> str:
+    """The stage that failed, as `spec.rerun` can name it: Prepare has no block, but what failed before the named stage runs again too."""
+    names = [stage["name"] for stage in job["spec"]["stages"]]
+    failed = {stage["name"] for stage in job["status"]["stages"] if stage["phase"] == "Failed"}
+    return str(next((name for name in names if name in failed), names[0]))

@@ -41,15 +41,18 @@ def print_details(console: Console, job: Mapping[str, Any], now: datetime) -> No
     for row in rows_of(job):
         _text(console, line(row))
     console.print()
-    console.print(_attempts(status.get("stages") or [], now))
+    stages = status.get("stages") or []
+    console.print(_attempts(stages, now))
+    for message in _messages(stages):
+        _text(console, message)
     for artifact in status.get("artifacts") or []:
         _text(console, f"artifact {artifact['uri']}  {byte_size(artifact.get('sizeBytes'))}  {artifact['digest']}")
 
 
 def _attempts(stages: Iterable[Mapping[str, Any]], now: datetime) -> Table:
     table = Table(box=None, pad_edge=False)
-    for heading in ("ATTEMPT", "OUTCOME", "EXIT", "BUDGET", "TOOK", "RESUMED FROM", "MESSAGE"):
-        table.add_column(heading, no_wrap=heading != "MESSAGE", overflow="fold")
+    for heading in ("ATTEMPT", "OUTCOME", "EXIT", "BUDGET", "TOOK", "RESUMED FROM"):
+        table.add_column(heading, no_wrap=True)
     for stage in stages:
         for attempt in stage.get("attempts") or []:
             table.add_row(*_attempt_cells(stage["name"], attempt, now))
@@ -65,9 +68,13 @@ def _attempt_cells(stage: str, attempt: Mapping[str, Any], now: datetime) -> tup
         attempt.get("budget") or NEVER,
         _took(attempt, now),
         f"{resumed['path']}" if resumed else NEVER,
-        # Markup is off for cells too: a message may quote `[rank0]`.
-        (attempt.get("message") or "").replace("[", r"\["),
     )
+
+
+def _messages(stages: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What attempts said when they ended, below the table: such a line is longer than a column."""
+    attempts = [(stage["name"], attempt) for stage in stages for attempt in stage.get("attempts") or []]
+    return [f"{name}/r{attempt['attempt']}: {attempt['message']}" for name, attempt in attempts if attempt.get("message")]
 
 
 def _took(attempt: Mapping[str, Any], now: datetime) -> str:

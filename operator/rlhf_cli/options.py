@@ -18,7 +18,7 @@ JobFile = Annotated[Path, Argument(metavar="JOB_FILE", show_default=False, help=
 JobName = Annotated[
     str | None,
     Argument(
-        metavar="[JOB]",
+        metavar="JOB",
         show_default=False,
         help="Name of a job below .rlhf, its working directory, or its job file. Needless when there is only one.",
     ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,8 +13,13 @@ from rlhf_api.planning.plan import DoesNotFit, NotSupported, StagePlan, plan_sta
 from rlhf_api.planning.steps import topology_of
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.stages import Stage, StageType
+from rlhf_api.validate import find_profile_problems
+from rlhf_cli.errors import refused
+from rlhf_cli.job_files import read_object
+from rlhf_operator.local.machine import profile_of, this_machine
 
 GIB = 1024**3
+TYPICAL_GPUS = ProfileSpec.from_wire({"image": "local", "allowUnpinnedImage": True, "gpu": {"memoryGiB": 80}})
 EX_CONFIG, EX_UNSUPPORTED = 64, 69
 
 
@@ -104,6 +110,25 @@ def basis_of(profile: ProfileSpec, where: str) -> str:
 def needs_gpus(spec: RLHFJobSpec) -> bool:
     """True when a stage asks for GPUs."""
     return any(topology_of(spec, stage).gpus_per_node for stage in spec.stages)
+
+
+def choose_profile(spec: RLHFJobSpec, file: Path | None) -> tuple[ProfileSpec, str]:
+    """What to compare a plan with, and that in words: the profile in `file`, else this machine, else typical GPUs where it has none.
+
+    Raises:
+        CommandError: 64, the profile breaks rules.
+    """
+    if file is not None:
+        wire = read_object(file, "profile")
+        if problems := find_profile_problems(wire):
+            raise refused(problems)
+        found = profile_spec(wire)
+        return found, basis_of(found, str(file))
+    machine = this_machine()
+    if needs_gpus(spec) and not machine.gpus:
+        return TYPICAL_GPUS, basis_of(TYPICAL_GPUS, "typical GPUs, because this machine has none (--profile FILE says otherwise)")
+    found = profile_of(machine, spec)
+    return found, basis_of(found, "this machine")
 
 
 def profile_spec(wire: Mapping[str, Any]) -> ProfileSpec:

@@ -55,10 +55,10 @@ def scores_of(job: Mapping[str, Any]) -> list[Score]:
         metrics = metrics_of(stage)
         base = {name: metrics[f"base_{name}"] for name in METRICS if f"base_{name}" in metrics}
         if base and not scores:
-            scores.append(Score(model="base", **base))
+            scores.append(Score(model="base", **base))  # type: ignore[arg-type]
         measured = {name: metrics[name] for name in METRICS if name in metrics}
         size = (stage.get("output") or {}).get("sizeBytes")
-        scores.append(Score(model=f"{stage['name']} ({stage['type']})", size_bytes=size, **measured))  # type: ignore[arg-type]
+        scores.append(Score(model=f"{stage['name']} ({stage['type']})", size_bytes=size, **measured))
     return scores
 
 

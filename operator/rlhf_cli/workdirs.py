@@ -6,8 +6,6 @@ from rlhf_cli.errors import CommandError
 
 EX_CONFIG = 64
 HOME = Path(".rlhf")
-STATE = "objects"
-"""The entry of a working directory that the embedded backend writes first: a directory without it holds no job."""
 
 
 def default_workdir(job_name: str) -> Path:
@@ -17,7 +15,13 @@ def default_workdir(job_name: str) -> Path:
 
 def is_workdir(directory: Path) -> bool:
     """True when a job was submitted there."""
-    return (directory / STATE).exists()
+    from rlhf_operator.local.workdir import NoSuchJob, Workdir
+
+    try:
+        Workdir(directory).read_job()
+    except NoSuchJob:
+        return False
+    return True
 
 
 def all_workdirs() -> list[Path]:

@@ -10,9 +10,9 @@ from rlhf_cli.options import Claims, JobFile, JobName, Output, OutputFormat, Pro
 
 def _explain(wanted: bool) -> None:
     if wanted:
-        from rlhf_operator.local.session import LocalSession
+        from rlhf_operator.local.session import NOT_IMITATED
 
-        typer.echo("\n".join(["What `rlhf run` does not imitate of a cluster:", *(f"- {part}" for part in LocalSession.not_imitated())]))
+        typer.echo("\n".join(["What `rlhf run` does not imitate of a cluster:", *(f"- {part}" for part in NOT_IMITATED)]))
         raise Exit
 
 

@@ -16,9 +16,9 @@ def get(job: JobName = None, workdir: Workdir = None, output: OutputFormat = Out
     The jobs below .rlhf, or one of them with its stages and attempts.
     """
     from rich.console import Console
-    from rlhf_operator.local.session import LocalSession
 
     from rlhf_cli import job_tables, workdirs
+    from rlhf_operator.local.session import LocalSession
 
     is_list = job is None and workdir is None
     directories = workdirs.all_workdirs() if is_list else [workdirs.find_workdir(job, workdir)]
@@ -34,17 +34,18 @@ def get(job: JobName = None, workdir: Workdir = None, output: OutputFormat = Out
 def logs(
     job: JobName = None,
     stage: Annotated[
-        str | None, Argument(metavar="[STAGE]", show_default=False, help="Stage to show; all of them when none is named.")
+        str | None, Argument(metavar="STAGE", show_default=False, help="Stage to show; all of them when none is named.")
     ] = None,
     follow: Annotated[bool, Option("--follow", "-f", help="Go on until the stage (or the job) ends.")] = False,
     attempt: Annotated[int | None, Option(min=1, show_default=False, help="Attempt to show. Default: the newest.")] = None,
     workdir: Workdir = None,
 ) -> None:
     """Print the logs of a job's processes."""
+    from rlhf_cli import log_files, workdirs
     from rlhf_operator.local.session import LocalSession
 
-    from rlhf_cli import log_files, workdirs
-
+    if workdir is not None and stage is None:
+        job, stage = None, job  # the directory names the job: the only argument left is the stage
     session = LocalSession.open(workdirs.find_workdir(job, workdir))
     texts = log_files.follow(
         session.job,

@@ -47,8 +47,9 @@ def test_details_have_every_attempt() -> None:
     text = io.StringIO()
     job = a_job(a_stage(attempt=2, attempts=attempts, progress={"step": 41, "percent": 41}), stagesSummary="1/4", reason="")
     print_details(Console(file=text, width=160), job, NOON)
-    first, second = [line.split() for line in text.getvalue().splitlines() if line.startswith("sft/r")]
-    assert first == ["sft/r1", "HostOutOfMemory", "137", "Attempt", "5m00s", "–", "[rank0]", "killed"]
+    first, second, said = [line.split() for line in text.getvalue().splitlines() if line.startswith("sft/r")]
+    assert first == ["sft/r1", "HostOutOfMemory", "137", "Attempt", "5m00s", "–"]
+    assert said == ["sft/r1:", "[rank0]", "killed"]
     assert second == ["sft/r2", "–", "–", "–", "1h00m", "stages/sft/r1/checkpoints/40"]
     assert text.getvalue().startswith("hello  Running  1/4\n")
 

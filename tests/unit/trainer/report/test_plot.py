@@ -35,10 +35,9 @@ def test_nothing_to_draw_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_damaged_lines_are_skipped(tmp_path: Path) -> None:
-    directory = write_metrics(
-        tmp_path, {"step": 1, "loss": 2}, "null\n", "[1]\n", '{"loss": 3}\n', {"step": 2, "loss": None}, '{"step": 3, "lo'
-    )
-    assert read_metrics(directory) == [{"step": 1, "loss": 2}, {"step": 2, "loss": None}, {"step": 3, "loss": 1}]
+    good = {"step": 1, "loss": 2}, {"step": 2, "loss": None}, {"step": 3, "loss": 1}
+    directory = write_metrics(tmp_path, *good, "null\n", "[1]\n", '{"loss": 3}\n', '{"step": 4, "lo')
+    assert read_metrics(directory) == list(good)
     assert draw({"sft": directory}, tmp_path / "curves.png") == ["sft"]
 
 
