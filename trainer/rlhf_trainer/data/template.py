@@ -75,9 +75,9 @@ class Template:
             )
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
-            raise DataError(
-                f"roles {roles}: the chat template refuses them ({error}): reorder the turns or choose another template"
-            ) from error
+            problem = f"roles {roles}: the chat template refuses them ({error}): reorder the turns or choose another template"
+            raise DataError(problem) from error
+        return text
 
     def spans(self, messages: Sequence[Message]) -> tuple[str, list[Span]]:
         """The text, and the character range of every assistant turn from its first character to the end of its end-of-turn token.
