@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlhf_trainer.errors import InputError
+
 
 class Facts:
-    """Named numbers, part of the loop's state. The base model, for example, is measured before the first step only."""
+    """Named numbers, part of the loop's state: the base model, for example, is measured before the first step only.
 
-    def __init__(self, metrics: Mapping[str, float] | None = None) -> None:
+    `pinned` digests say what the stage was given; a checkpoint of other inputs is refused.
+    """
+
+    def __init__(self, metrics: Mapping[str, float] | None = None, pinned: Mapping[str, str] | None = None) -> None:
         self.metrics: dict[str, float] = dict(metrics or {})
+        self._pinned = dict(pinned or {})
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Take over newer values."""
@@ -18,8 +24,15 @@ class Facts:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"metrics": self.metrics}
+        return {"metrics": self.metrics, "pinned": self._pinned}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state()`."""
+        """Go on from `state()`.
+
+        Raises:
+            InputError: the checkpoint was made from other inputs: PPO, for one, would get another reference (rule P9).
+        """
+        if state["pinned"] != self._pinned:
+            changed = sorted(role for role in self._pinned | state["pinned"] if self._pinned.get(role) != state["pinned"].get(role))
+            raise InputError(f"the checkpoint was made from other inputs: {', '.join(changed)}", hint="rerun the stage from its start")
         self.metrics = dict(state["metrics"])

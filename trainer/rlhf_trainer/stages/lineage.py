@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rlhf_api.base import digest
 from rlhf_api.outcome import Manifest
 from rlhf_trainer.errors import InputError
 from rlhf_trainer.state import manifest
@@ -41,15 +42,15 @@ class Ancestor:
         return f"`{self.manifest.stage}` attempt {self.manifest.attempt}, step {self.manifest.step}, output `{self.digest}`"
 
 
-def trace(root: Path, digest: str) -> list[Ancestor]:
-    """Every output that the one with this digest was made from, itself included; oldest first.
+def trace(root: Path, newest: str) -> list[Ancestor]:
+    """Every output that the one with the digest `newest` was made from, itself included; oldest first.
 
     Raises:
         InputError: the output itself is not on the volume.
     """
     known = dict(_outputs(root))
-    if digest not in known:
-        raise InputError(f"{root}: no output has the digest {digest}", hint="rerun the stage that made it: spec.rerun.fromStage")
+    if newest not in known:
+        raise InputError(f"{root}: no output has the digest {newest}", hint="rerun the stage that made it: spec.rerun.fromStage")
     found: dict[str, Ancestor] = {}
 
     def visit(current: str) -> None:
@@ -60,14 +61,14 @@ def trace(root: Path, digest: str) -> list[Ancestor]:
             visit(ancestor.manifest.inputs[role])
         found[current] = ancestor
 
-    visit(digest)
+    visit(newest)
     return list(found.values())
 
 
 def _outputs(root: Path) -> Iterator[tuple[str, Ancestor]]:
     for path in sorted(root.glob(f"stages/*/r*/output/{manifest.MANIFEST}")):
-        digest = manifest.file_digest(path)
+        found = digest(path.read_bytes())
         try:
-            yield digest, Ancestor(path.parent.parent, digest, manifest.read(path.parent, digest))
+            yield found, Ancestor(path.parent.parent, found, manifest.read(path.parent, found))
         except InputError:  # a foreign or damaged manifest cannot be the one that was asked for
             continue

@@ -97,33 +97,38 @@ def write_model(run: Run, strategy: Strategy, trained: Trained, output: ModelOut
         InternalError: what was written is not what was trained.
     """
     directory = run.output / output.folder
+    has_adapter = adapters.has_adapter(trained.module)
     with strategy.rollout_weights(trained) as module:
         assert isinstance(module, LanguageModel | ScoreModel)
         expected = _check_values(module, output)
-        if run.is_first and adapters.has_adapter(module):
-            adapters.write_adapter(module.hf, run.output / _adapter_folder(output), head_scale=output.head_scale)
-            export.write_weights(directory, _saved(module, adapters.merged_tensors(module.hf), output))
-    if not adapters.has_adapter(trained.module):
-        _write_streamed(run, strategy, trained, directory, output)
+        tied, dtype = export.tied_names(module.hf), _dtype_of(module.hf)
+    if has_adapter and run.is_first:
+        hf: Any = trained.module.hf
+        adapters.write_adapter(hf, run.output / _adapter_folder(output), head_scale=output.head_scale)
+        export.write_weights(directory, _saved(adapters.merged_tensors(hf), tied, output))
+    elif not has_adapter:
+        tensors = ((name.removeprefix("hf."), tensor) for name, tensor in strategy.export(trained) if name.startswith("hf."))
+        if run.is_first:
+            export.write_weights(directory, _saved(tensors, tied, output))
+        for _ in tensors:  # the other workers only take part in gathering
+            pass
     if run.is_first:
         _write_rest(run, trained.module, directory, output)
-        _compare(directory, trained.module, output, expected)
+        _compare(directory, dtype, strategy.world.device, isinstance(trained.module, ScoreModel), output, expected)
 
 
 def _adapter_folder(output: ModelOutput) -> str:
     return "adapter" if output.folder == "model" else f"{output.folder}-adapter"
 
 
-def _write_streamed(run: Run, strategy: Strategy, trained: Trained, directory: Path, output: ModelOutput) -> None:
-    tensors = ((name.removeprefix("hf."), tensor) for name, tensor in strategy.export(trained) if name.startswith("hf."))
-    if run.is_first:
-        export.write_weights(directory, _saved(trained.module, tensors, output))
-    for _ in tensors:  # the other workers only take part in gathering
-        pass
+def _dtype_of(hf: Any) -> torch.dtype:
+    found: torch.dtype = next(
+        tensor.dtype for name, tensor in hf.named_parameters() if "lora_" not in name and tensor.is_floating_point() and "score" not in name
+    )
+    return found
 
 
-def _saved(module: Any, tensors: Iterator[tuple[str, Tensor]], output: ModelOutput) -> Iterator[tuple[str, Tensor]]:
-    tied = export.tied_names(module.hf)
+def _saved(tensors: Iterator[tuple[str, Tensor]], tied: set[str], output: ModelOutput) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         if name == "score.weight":
             yield name, tensor.float() * output.head_scale  # fp32 in every file: a rounded scale is another normalisation
@@ -173,21 +178,19 @@ def _check_values(module: LanguageModel | ScoreModel, output: ModelOutput) -> Te
 
         def last_logits(hidden_bth: Tensor, head: Head) -> Tensor:
             last_bh = hidden_bth[torch.arange(len(ids)), mask.sum(dim=1) - 1]
-            return head(last_bh).float().cpu()
+            logits: Tensor = head(last_bh)  # type: ignore[operator]  # a module, which can be called
+            return logits.float().cpu()
 
         return module(ids, mask, positions, last_logits)
 
 
-def _compare(directory: Path, module: Any, output: ModelOutput, expected: Tensor) -> None:
-    dtype = next(
-        parameter.dtype for name, parameter in module.hf.named_parameters() if "lora_" not in name and parameter.is_floating_point()
-    )
-    is_score = isinstance(module, ScoreModel)
+def _compare(directory: Path, dtype: torch.dtype, device: torch.device, is_score: bool, output: ModelOutput, expected: Tensor) -> None:
+    """Load what was written as its users will, in the precision that `expected` was computed in."""
     reloaded = load.load_score_model(directory, dtype) if is_score else load.load_model(directory, dtype)
-    reloaded.to(module.hf.device)
-    found = _check_values(ScoreModel(reloaded) if is_score else LanguageModel(reloaded), replace(output, head_scale=1.0))
-    difference = float((found - expected).abs().max())
-    if not difference <= TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]):
+    module = ScoreModel(reloaded.to(device)) if is_score else LanguageModel(reloaded.to(device))
+    difference = float((_check_values(module, replace(output, head_scale=1.0)) - expected).abs().max())
+    stored = load.torch_dtype(load.read_config(directory)["dtype"].replace("float32", "fp32").replace("bfloat16", "bf16"))
+    if not difference <= TOLERANCE[stored]:
         raise InternalError(f"{directory}: reloaded, its outputs differ by {difference:.3g} from those of the trained model")
 
 

@@ -19,6 +19,7 @@ import shutil
 import uuid
 from pathlib import Path, PurePosixPath
 
+from rlhf_api.base import digest
 from rlhf_api.outcome import Manifest
 from rlhf_api.stages import ModelCard, Publish
 from rlhf_trainer.errors import ConfigError, InputError, StorageError, UnsupportedError
@@ -66,10 +67,10 @@ def run(run: Run) -> StageResult:
                 ) from error
         else:
             log.info("%s already holds this artifact: nothing was written", config.destination.uri)
-        digest = _leave_proof(run, destination)
+        output_digest = _leave_proof(run, destination)
         metrics = {"output_bytes": float(sum(file.size_bytes for file in found.files)), "output_files": float(len(found.files))}
         reporter.step(2, metrics)
-    return StageResult(output_digest=digest, step=2, metrics=metrics)
+    return StageResult(output_digest=output_digest, step=2, metrics=metrics)
 
 
 def _destination(run: Run, config: Publish) -> Path:
@@ -176,11 +177,11 @@ def _leave_proof(run: Run, destination: Path) -> str:
     run.output.mkdir(parents=True, exist_ok=True)
     content = (destination / manifest.MANIFEST).read_bytes()
     manifest.write_atomically(run.output / manifest.MANIFEST, content)
-    return manifest.digest_of(content)
+    return digest(content)
 
 
 def _card_digest(card: ModelCard | None) -> str:
-    return manifest.digest_of(_json(card.to_wire() if card else {}).encode())
+    return digest(_json(card.to_wire() if card else {}).encode())
 
 
 def _json(content: object) -> str:

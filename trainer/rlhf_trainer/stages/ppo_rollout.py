@@ -1,0 +1,182 @@
+"""The rollouts of PPO: answers to a window of prompts, judged, with the metrics that show whether the policy stays sane."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from rlhf_api.ppo import PPO
+from rlhf_trainer.data import answers as checker
+from rlhf_trainer.data.order import rank_share
+from rlhf_trainer.data.rows import PromptRow
+from rlhf_trainer.data.store import PreparedDataset
+from rlhf_trainer.errors import Diverged
+from rlhf_trainer.report.reporter import Reporter
+from rlhf_trainer.rl import kl
+from rlhf_trainer.rl.masks import masked
+from rlhf_trainer.rl.rewards import RunningMoments
+from rlhf_trainer.rollout.generate import GenerateConfig
+from rlhf_trainer.rollout.philox import row_seed
+from rlhf_trainer.run import Run
+from rlhf_trainer.stages import experience, setup
+from rlhf_trainer.stages.experience import Answers
+from rlhf_trainer.stages.ppo_models import PPOModels
+from rlhf_trainer.stages.tally import Tally
+from rlhf_trainer.strategy.base import Strategy
+
+CACHE_BYTES = 4 << 30
+"""Key-value cache of a rollout (rule G8): prompts beyond it wait for a free row."""
+SAMPLING_TOLERANCE = {"fp32": 1e-4, "bf16": 0.05}
+"""Rule G3: largest difference between the log-probability at sampling and the teacher-forced one."""
+
+
+class Rollouts:
+    """Turns windows of prompt ids into judged answers."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: PPO,
+        strategy: Strategy,
+        models: PPOModels,
+        prompts: PreparedDataset[PromptRow],
+        reporter: Reporter,
+        controller: kl.FixedKL,
+        moments: RunningMoments,
+    ) -> None:
+        self.run, self.config, self.strategy, self.models, self.prompts = run, config, strategy, models, prompts
+        self.reporter, self.controller = reporter, controller
+        self.moments = moments if config.normalize_reward else None
+        self.sampling = GenerateConfig(
+            max_new_tokens=config.max_new_tokens,
+            stop_ids=prompts.stop_ids,
+            pad_id=prompts.pad_id,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+            max_rows=self._rows_that_fit(),
+        )
+        source = models.policy_source
+        self.examiner = setup.examiner(run, strategy, models.policy.module, source, prompts, config.max_new_tokens)
+        self._was_checked = False
+
+    def roll_out(self, step: int, ids: Any) -> tuple[list[list[Answers]], dict[str, float]]:
+        """Answer and judge one window. Returns this worker's micro-batches of each minibatch, and metrics equal on all workers.
+
+        Raises:
+            Diverged: the mean KL of an answer is above `maxKl`.
+        """
+        self.reporter.enter("rollout")
+        began = time.monotonic()
+        minibatches = self._answer(step, ids)
+        answered = time.monotonic()
+        batches = [batch for minibatch in minibatches for batch in minibatch]
+        self._judge(batches)
+        experience.set_rewards(batches, self.config, self.controller.coef, self.moments)
+        metrics = self._metrics(batches)
+        metrics |= {"rollout_seconds": answered - began, "score_seconds": time.monotonic() - answered}
+        self._guard(step, metrics)
+        return minibatches, metrics
+
+    def steer(self, mean_kl: float, num_answers: int) -> dict[str, float]:
+        """Move the KL coefficient after a rollout (rule P13)."""
+        return {"kl_coef": self.controller.update(mean_kl, num_answers)}
+
+    def examine(self, step: int) -> dict[str, float]:
+        """Held-out prompts, by the checker that is never the reward model."""
+        self.reporter.enter("evaluating")
+        with self.strategy.rollout_weights(self.models.policy) as module:
+            metrics = self.examiner.measure(module.hf)
+        self.reporter.update(metrics)
+        self.reporter.samples(step, self.examiner.samples)
+        return metrics
+
+    def _answer(self, step: int, ids: Any) -> list[list[Answers]]:
+        world = self.strategy.world
+        share = rank_share(ids, world.rank, world.size)
+        is_spare = len(share) == 0  # a short last window: this worker answers one prompt that counts for nothing
+        rows = self.prompts.train.take(ids[:1] if is_spare else share)
+        seeds = [row_seed(self.run.config.seed, step, row.row_id) for row in rows]
+        with self.strategy.rollout_weights(self.models.policy) as module:
+            generated = experience.generate_answers(module.hf, rows, self.sampling, seeds, world.device)
+        self.reporter.alive()
+        size = self.run.config.plan.micro_batch_size if self.strategy.capabilities().accumulation else len(rows)
+        minibatches = []
+        for number in range(-(-len(ids) // self.config.minibatch_size)):
+            # the global position decides, so a minibatch has the same rows under any number of workers
+            local = [i for i in range(len(rows)) if (world.rank + i * world.size) // self.config.minibatch_size == number]
+            local = local if not is_spare else ([0] if number == 0 else [])
+            part = _select(generated, local)
+            minibatches.append(experience.micro_batches([rows[i] for i in local], part, size, self.sampling, is_spare=is_spare))
+        return minibatches
+
+    def _judge(self, batches: Sequence[Answers]) -> None:
+        """Everything that is computed once a rollout, without gradients."""
+        temperature = self.config.temperature
+        with torch.no_grad():
+            for batch in batches:
+                batch.raw_scores = experience.raw_scores(self.models.reward.model, batch)
+                batch.values = experience.values(self.models.critic.model, batch)
+                batch.old_log_probs, batch.entropy = experience.log_probs(self.models.policy.model, batch, temperature, with_entropy=True)
+            with self.models.reference() as reference:
+                for batch in batches:
+                    batch.ref_log_probs, _ = experience.log_probs(reference, batch, temperature)
+
+    def _metrics(self, batches: Sequence[Answers]) -> dict[str, float]:
+        tally = Tally()
+        for batch in batches:
+            counted = batch.is_counted
+            num_rows, num_tokens = int(counted.sum()), int(batch.mask.sum())
+            for kind in kl.ESTIMATORS:
+                total = masked(kl.estimate(batch.old_log_probs, batch.ref_log_probs, kind), batch.mask).sum()
+                tally.add("kl_mean" if kind == "k1" else f"kl_{kind}", total, num_rows)
+            tally.add("reward_mean", batch.raw_scores[counted].sum(), num_rows)
+            tally.add("reward_norm", batch.scores[counted].sum(), num_rows)
+            tally.add("answer_tokens_mean", num_tokens, num_rows)
+            tally.add("eos_fraction", batch.has_stop[counted].sum(), num_rows)
+            tally.add("entropy", masked(batch.entropy, batch.mask).sum(), num_tokens)
+            for name, values in (("return", batch.returns), ("error", batch.returns - batch.values)):
+                tally.add(f"_{name}", masked(values, batch.mask).sum(), num_tokens)
+                tally.add(f"_{name}_squared", masked(values, batch.mask).square().sum(), num_tokens)
+            self._tally_matches(tally, batch)
+            tally.highest("sampling_mismatch", masked(batch.old_log_probs - batch.sampled_log_probs, batch.mask).abs().max())
+        found = tally.over(self.strategy.world)
+        metrics = {name: value for name, value in found.items() if not name.startswith("_")}
+        variance = found["_return_squared"] - found["_return"] ** 2
+        left = found["_error_squared"] - found["_error"] ** 2
+        return metrics | {"vf_explained_var": 1 - left / variance if variance > 1e-12 else 0.0, "kl_coef": self.controller.coef}
+
+    def _tally_matches(self, tally: Tally, batch: Answers) -> None:
+        """How many sampled answers are right: for people, who see reward hacking by it. No reward is computed from it."""
+        for row, ids, is_counted in zip(batch.rows, batch.tokens.tolist(), batch.is_counted.tolist(), strict=True):
+            if row.answer is not None and is_counted:
+                text = self.examiner.decoder.text(ids)
+                tally.add("rollout_match", float(checker.is_exact_match(text, row.answer)))
+                tally.add("rollout_refusals", float(checker.is_refusal(text)))
+
+    def _guard(self, step: int, metrics: dict[str, float]) -> None:
+        mismatch, limit = metrics["sampling_mismatch"], SAMPLING_TOLERANCE.get(self.run.config.model.precision, 0.05)
+        is_truncated = self.config.top_k > 0 or self.config.top_p < 1
+        if not self._was_checked and not is_truncated and mismatch > limit:
+            self.reporter.event("SamplingMismatch", f"log-probabilities at sampling and update differ by {mismatch:.2g}, limit {limit:g}")
+        self._was_checked = True
+        if self.config.max_kl and metrics["kl_mean"] > self.config.max_kl:
+            raise Diverged(
+                f"ppo.maxKl: the mean KL of an answer in rollout {step + 1} is {metrics['kl_mean']:.2f} nats, at most {self.config.max_kl}",
+                hint="raise kl.coefficient or lower learningRate; the last checkpoint is good",
+            )
+
+    def _rows_that_fit(self) -> int:
+        config: Any = self.models.policy.module.hf.config  # type: ignore[union-attr]
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        tokens = self.config.max_prompt_length + self.config.max_new_tokens
+        return max(1, CACHE_BYTES // (2 * 4 * config.num_hidden_layers * heads * size * tokens))
+
+
+def _select(generated: Any, rows: list[int]) -> Any:
+    chosen = torch.tensor(rows, dtype=torch.int64, device=generated.tokens.device)
+    return type(generated)(generated.tokens[chosen], generated.logprobs[chosen], generated.mask[chosen])
