@@ -113,6 +113,11 @@ def training_state(strategy: str, num_parameters: int, precision: Precision, num
     return _gemini_offload(n, OPTIMIZER_BYTES, w, d)
 
 
+def step_copies(strategy: str, num_parameters: int, precision: Precision) -> int:
+    """fp32 gradients that our own optimizer step copies from bf16 ones; ZeRO and Gemini do so shard by shard."""
+    return 4 * num_parameters if strategy in (strategies.PLAIN, strategies.DDP) and precision is Precision.BF16 else 0
+
+
 def frozen_weights(strategy: str, weight_bytes: int, num_workers: int) -> Bytes:
     """Weights of a model that is only read: whole in each process, but sharded by Gemini."""
     if strategy == strategies.GEMINI:

@@ -57,11 +57,12 @@ class Rollout:
 
 def supervised(work: Workload, *, rows_in_forward: int) -> dict[str, tuple[Part, ...]]:
     """The phases of SFT (one sequence a row) and of RewardModel (two: chosen and rejected share a forward, rule R4)."""
-    return {"training": (*_base(work), *trained("model", work, work.shape), *_pass(work, work.shape, rows_in_forward))}
+    resident = (*_base(work), *trained("model", work, work.shape))
+    return {"training": (*resident, *_pass(work, work.shape, rows_in_forward)), "step": (*resident, _step(work, work.shape))}
 
 
 def ppo(work: Workload, rollout: Rollout) -> dict[str, tuple[Part, ...]]:
-    """The phases of PPO: rollout, score, update."""
+    """The phases of PPO: rollout, score, update, and the optimizer steps in it."""
     resident = (
         *_base(work),
         *_models(work, rollout),
@@ -72,6 +73,7 @@ def ppo(work: Workload, rollout: Rollout) -> dict[str, tuple[Part, ...]]:
         ROLLOUT: (*resident, *_generation(work, rollout)),
         "score": (*resident, Part("activations", Bytes(score // max(work.shape.num_layers, 1))), _logits(work, work.shape)),
         "update": (*resident, *_buffers("critic", work, rollout.score_shape), *_pass(work, work.shape, work.micro_batch_size)),
+        "step": (*resident, _step(work, work.shape)),
     }
 
 
@@ -148,6 +150,12 @@ def _pass(work: Workload, shape: Architecture, num_rows: int) -> tuple[Part, ...
     """A forward and a backward pass of one micro-batch."""
     activations = memory.activations(shape, num_rows, work.num_tokens, work.precision, checkpointing=work.checkpointing)
     return (*_buffers("model", work, shape), Part("activations", Bytes(activations)), _logits(work, shape))
+
+
+def _step(work: Workload, shape: Architecture) -> Part:
+    """What an optimizer step adds; activations are gone by then. An adapter's fp32 gradients need no copy."""
+    copies = 0 if work.num_adapter_parameters is not None else memory.step_copies(work.strategy, shape.num_parameters, work.precision)
+    return Part("fp32 gradients", Bytes(copies))
 
 
 def _buffers(name: str, work: Workload, shape: Architecture) -> tuple[Part, ...]:

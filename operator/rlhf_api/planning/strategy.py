@@ -17,6 +17,7 @@ ZERO2_OFFLOAD: Final = "zero2-offload"
 GEMINI: Final = "gemini"
 GEMINI_OFFLOAD: Final = "gemini-offload"
 THREE_D: Final = "3d"
+FP16: Final = "fp16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +33,13 @@ class Capabilities:
     """PPO with one frozen base and an adapter for each role."""
     gathers_for_rollout: bool = False
     """True when a rollout needs the sharded weights gathered first."""
-    resume_with_other_world_size: bool = True
+    precisions: frozenset[str] = frozenset({"bf16", "fp32"})
 
+
+# Gemini moves parameters in chunks: adapters that switch and gradients that add up both break its books (rules T3, T7).
+_IN_CHUNKS: Final = Capabilities(
+    lora=False, accumulation=False, one_backbone=False, gathers_for_rollout=True, precisions=frozenset({"bf16"})
+)
 
 CAPABILITIES: Final[dict[str, Capabilities]] = {
     PLAIN: Capabilities(many_workers=False, load_in_4bit=True),
@@ -41,9 +47,8 @@ CAPABILITIES: Final[dict[str, Capabilities]] = {
     ZERO1: Capabilities(),
     ZERO2: Capabilities(),
     ZERO2_OFFLOAD: Capabilities(),
-    # Gemini moves parameters in chunks: adapters that switch and gradients that add up both break its books (rules T3, T7).
-    GEMINI: Capabilities(lora=False, accumulation=False, one_backbone=False, gathers_for_rollout=True),
-    GEMINI_OFFLOAD: Capabilities(lora=False, accumulation=False, one_backbone=False, gathers_for_rollout=True),
+    GEMINI: _IN_CHUNKS,
+    GEMINI_OFFLOAD: _IN_CHUNKS,
 }
 """Strategies from the simplest to the most frugal: `auto` takes the first that fits."""
 
@@ -111,8 +116,8 @@ def candidates(strategy: str, features: Features) -> list[str]:
 
 
 def _always_unsupported(features: Features) -> Iterator[Refusal]:
-    if features.precision == "fp16":
-        yield Refusal("model.precision", "fp16", "is not supported (no loss scaling): try bf16")
+    if features.precision == FP16:
+        yield Refusal("model.precision", FP16, "is not supported (no loss scaling): try bf16")
     if features.tensor_parallel > 1:
         yield Refusal("topology.tensorParallel", features.tensor_parallel, "is not supported in this image: try 1 with strategy gemini")
     if features.pipeline_parallel > 1:
@@ -126,6 +131,11 @@ def _checks(features: Features, able: Capabilities) -> list[tuple[bool, bool, Ca
             features.world_size > 1,
             able.many_workers,
             lambda name: Refusal("strategy", name, f"runs one worker, the topology has {features.world_size}: try ddp"),
+        ),
+        (
+            features.precision != FP16,  # refused everywhere already
+            features.precision in able.precisions,
+            lambda name: Refusal("model.precision", features.precision, f"does not work with strategy {name}: try bf16, or strategy zero2"),
         ),
         (
             features.load_in_4bit,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from rlhf_api.planning.strategy import Capabilities
 from rlhf_trainer.schedule import Schedule
 from rlhf_trainer.strategy.world import World
 
@@ -68,18 +69,6 @@ class StepReport:
     learning_rate: float
     was_skipped: bool
     """True when the norm was not finite: no worker changed its weights (rule P19)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """The row of trainer.md's capability table. Rule T7 refuses what is False before a GPU is used."""
-
-    many_workers: bool
-    lora: bool
-    qlora: bool
-    accumulation: bool
-    one_backbone: bool
-    """One backbone with two adapters and heads for policy and critic."""
 
 
 class Strategy(Protocol):

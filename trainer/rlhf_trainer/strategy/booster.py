@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_api.planning.strategy import CAPABILITIES, Capabilities
 from rlhf_trainer.errors import UnsupportedError
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import host, masters, sharded
-from rlhf_trainer.strategy.base import Capabilities, OptimizerConfig, StepReport, Trained
+from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
 from rlhf_trainer.strategy.plain import freeze, full_weights, tensors_of
 from rlhf_trainer.strategy.world import World
 
@@ -37,7 +38,7 @@ class DDPStrategy:
         host.activate()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(many_workers=True, lora=True, qlora=True, accumulation=True, one_backbone=True)
+        return CAPABILITIES[self.name]
 
     def prepare(self, model: nn.Module, config: OptimizerConfig | None, frozen: bool = False) -> Trained:
         model.to(self.world.device)
@@ -86,7 +87,7 @@ class ZeroStrategy:
         host.activate()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(many_workers=True, lora=True, qlora=False, accumulation=True, one_backbone=True)
+        return CAPABILITIES[self.name]
 
     def prepare(self, model: nn.Module, config: OptimizerConfig | None, frozen: bool = False) -> Trained:
         if frozen or config is None:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlhf_api.planning.strategy import CAPABILITIES, Capabilities
 from rlhf_trainer.errors import UnsupportedError
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import host, masters, sharded
-from rlhf_trainer.strategy.base import Capabilities, OptimizerConfig, StepReport, Trained
+from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
 from rlhf_trainer.strategy.booster import NO_LIMIT, adam_of, guard, step_guarded, trainable, trained_of, world_of
 from rlhf_trainer.strategy.plain import freeze, rollout_dtype
 from rlhf_trainer.strategy.skeleton import Skeleton
@@ -44,16 +45,11 @@ class GeminiStrategy:
     def __init__(self, run: Run, *, offload: bool = False) -> None:
         self.name = "gemini-offload" if offload else "gemini"
         self._offload = offload
-        if run.config.model.precision != "bf16":
-            raise UnsupportedError(
-                f"spec.model.precision: {run.config.model.precision!r} does not exist with {self.name}",
-                hint="set spec.model.precision: bf16",
-            )
         self.world = world_of(run)
         host.activate()
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(many_workers=True, lora=False, qlora=False, accumulation=False, one_backbone=False)
+        return CAPABILITIES[self.name]
 
     def prepare(self, model: nn.Module, config: OptimizerConfig | None, frozen: bool = False) -> Trained:
         if frozen or config is None:

@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
+from rlhf_api.planning.strategy import CAPABILITIES, Capabilities
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import masters
-from rlhf_trainer.strategy.base import Capabilities, OptimizerConfig, StepReport, Trained
+from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
 from rlhf_trainer.strategy.skeleton import Skeleton
 from rlhf_trainer.strategy.world import World
 
@@ -29,7 +30,7 @@ class PlainStrategy:
         self.world = World(0, 1, torch.device("cuda", run.local_rank) if cuda else torch.device("cpu"))
 
     def capabilities(self) -> Capabilities:
-        return Capabilities(many_workers=False, lora=True, qlora=True, accumulation=True, one_backbone=True)
+        return CAPABILITIES[self.name]
 
     def prepare(self, model: nn.Module, config: OptimizerConfig | None, frozen: bool = False) -> Trained:
         model.to(self.world.device)

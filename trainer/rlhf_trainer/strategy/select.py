@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from rlhf_api.planning.strategy import DDP, PLAIN, Features, concrete, find_unsupported
 from rlhf_trainer.errors import UnsupportedError
 from rlhf_trainer.run import Run
-from rlhf_trainer.strategy.base import Capabilities, Strategy
+from rlhf_trainer.strategy.base import Strategy
 from rlhf_trainer.strategy.plain import PlainStrategy
 
 
@@ -14,12 +15,9 @@ def build(run: Run) -> Strategy:
     Raises:
         UnsupportedError: it does not exist in this image, or not together with the model's settings (rule T7).
     """
-    name = run.config.plan.strategy
-    if run.world_size == 1 and name == "ddp":
-        name = "plain"
-    strategy = PlainStrategy(run) if name == "plain" else _boosted(run, name)
-    _require(run, strategy.name, strategy.capabilities())
-    return strategy
+    name = concrete(run.config.plan.strategy, run.world_size)
+    _refuse_unsupported(run, name)
+    return PlainStrategy(run) if name == PLAIN else _boosted(run, name)
 
 
 def _boosted(run: Run, name: str) -> Strategy:
@@ -30,11 +28,9 @@ def _boosted(run: Run, name: str) -> Strategy:
         return GeminiStrategy(run, offload=name.endswith("-offload"))
     from rlhf_trainer.strategy.booster import DDPStrategy, ZeroStrategy
 
-    if name == "ddp":
+    if name == DDP:
         return DDPStrategy(run)
-    if name.startswith("zero"):
-        return ZeroStrategy(run, stage=int(name[4]), offload=name.endswith("-offload"))
-    raise UnsupportedError(f"spec.strategy: {name!r} is not in this image", hint="use gemini or zero2 with more GPUs")
+    return ZeroStrategy(run, stage=int(name[4]), offload=name.endswith("-offload"))
 
 
 def _require_process_group(run: Run) -> None:
@@ -46,15 +42,15 @@ def _require_process_group(run: Run) -> None:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
 
 
-def _require(run: Run, name: str, can: Capabilities) -> None:
+def _refuse_unsupported(run: Run, name: str) -> None:
     model, plan = run.config.model, run.config.plan
-    if run.world_size > 1 and not can.many_workers:
-        raise UnsupportedError(f"spec.strategy: {name!r} is one worker's, and there are {run.world_size}", hint="set spec.strategy: auto")
-    if plan.tensor_parallel * plan.pipeline_parallel > 1:
-        raise UnsupportedError("tensorParallel and pipelineParallel must be 1 in this image", hint="use zero2 or gemini")
-    if model.precision == "fp16":
-        raise UnsupportedError("spec.model.precision: 'fp16' would need loss scaling, which does not exist yet", hint="use bf16")
-    if model.lora is not None and not can.lora:
-        raise UnsupportedError(f"spec.strategy: {name!r} does not train adapters", hint="use zero2, or remove spec.model.lora")
-    if model.load_in_4bit and not can.qlora:
-        raise UnsupportedError(f"spec.model.loadIn4bit: {name!r} cannot shard a 4-bit model", hint="use ddp, or set loadIn4bit: false")
+    features = Features(
+        world_size=run.world_size,
+        lora=model.lora is not None,
+        load_in_4bit=model.load_in_4bit,
+        precision=model.precision,
+        tensor_parallel=plan.tensor_parallel,
+        pipeline_parallel=plan.pipeline_parallel,
+    )
+    if refusals := find_unsupported(name, features):
+        raise UnsupportedError("; ".join(f"spec.{refusal.field}: {refusal.value!r} {refusal.rule}" for refusal in refusals))

@@ -116,6 +116,18 @@ def parts(phase: tuple[Part, ...]) -> dict[str, Bytes]:
     return {part.name: part.bytes for part in phase}
 
 
+def test_an_optimizer_step_copies_bf16_gradients_to_fp32() -> None:
+    step = parts(phases.supervised(a_workload(), rows_in_forward=1)["step"])
+    assert step["fp32 gradients"].device == 4 * LLAMA.num_parameters
+
+
+@pytest.mark.parametrize(
+    "changes", [{"precision": FP32}, {"strategy": "zero2", "num_workers": 2}, {"num_adapter_parameters": 1000}], ids=str
+)
+def test_no_gradients_are_copied_where_they_are_fp32_or_sharded(changes: dict[str, object]) -> None:
+    assert parts(phases.supervised(a_workload(**changes), rows_in_forward=1)["step"])["fp32 gradients"].device == 0
+
+
 STATES = {"process", "KV cache", "logits", "rollout buffer", "activations", "model buffers", "critic buffers", "gathered weights"}
 
 

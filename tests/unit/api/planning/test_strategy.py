@@ -48,6 +48,7 @@ def test_one_backbone_and_whole_weights_are_not_gemini(name: str) -> None:
         pytest.param("gemini", Features(lora=True), "strategy", "try zero2, or remove model.lora", id="gemini with LoRA"),
         pytest.param("gemini-offload", Features(lora=True), "strategy", "try zero2-offload", id="gemini-offload with LoRA"),
         pytest.param("zero1", Features(lora=True, load_in_4bit=True), "model.loadIn4bit", "try strategy ddp", id="QLoRA sharded"),
+        pytest.param("gemini", Features(precision="fp32"), "model.precision", "try bf16, or strategy zero2", id="gemini in fp32"),
         pytest.param("gemini", Features(num_micro_batches=4), "strategy", "one micro-batch per worker", id="gemini accumulating"),
     ],
 )
@@ -74,6 +75,10 @@ def test_auto_goes_from_the_simplest_to_the_most_frugal() -> None:
 
 def test_auto_leaves_out_what_cannot_train_adapters() -> None:
     assert candidates("auto", Features(world_size=4, lora=True)) == ["ddp", "zero1", "zero2", "zero2-offload"]
+
+
+def test_auto_leaves_out_what_cannot_compute_in_fp32() -> None:
+    assert "gemini" not in candidates("auto", Features(world_size=4, precision="fp32"))
 
 
 def test_nothing_remains_of_an_unsupported_request() -> None:
