@@ -9,13 +9,13 @@ from typing import Any
 
 HEADLINES: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "Prepare": (("rows", "rows", ",.0f"), ("dropped_rows", "dropped", ",.0f")),
-    "SFT": (("loss", "loss", ".3f"), ("exact_match", "exact match", ".1%")),
-    "RewardModel": (("loss", "loss", ".3f"), ("accuracy", "accuracy", ".1%")),
-    "PPO": (("reward_mean", "reward", ".2f"), ("kl_mean", "KL", ".2f"), ("exact_match_sampled", "exact match", ".1%")),
-    "Quantize": (("perplexity_increase", "perplexity", "+.1%"), ("exact_match", "exact match", ".1%")),
+    "SFT": (("loss", "loss", "z.3f"), ("exact_match", "exact match", "z.1%")),
+    "RewardModel": (("loss", "loss", "z.3f"), ("accuracy", "accuracy", "z.1%")),
+    "PPO": (("reward_mean", "reward", "z.2f"), ("kl_mean", "KL", "z.2f"), ("exact_match_sampled", "exact match", "z.1%")),
+    "Quantize": (("perplexity_increase", "perplexity", "+z.1%"), ("exact_match", "exact match", "z.1%")),
     "Publish": (),
 }
-"""Metrics shown beside a stage: name in the status, label, number format."""
+"""Metrics shown beside a stage: name in the status, label, number format (`z`: no minus before a zero)."""
 
 FINISHED = frozenset({"Succeeded", "Failed", "Skipped"})
 ABBREVIATIONS = (("d", 86400), ("h", 3600), ("m", 60))

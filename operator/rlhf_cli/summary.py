@@ -131,7 +131,7 @@ def score_table(scores: list[Score]) -> Table:
         table.add_row(
             score.model,
             *("–" if share is None else f"{share:.1%}" for share in shares),
-            *("–" if amount is None else f"{amount:.2f}" for amount in amounts),
+            *("–" if amount is None else f"{amount:z.2f}" for amount in amounts),
             byte_size(score.size_bytes) or "–",
         )
     return table

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from rlhf_api import names
 from rlhf_api.outcome import CheckpointRef
 from rlhf_api.status import MAX_METRICS, MAX_STAGE_MESSAGE, CheckpointStatus, Metric
 
@@ -15,8 +16,9 @@ def clean(text: str, limit: int = MAX_STAGE_MESSAGE) -> str:
 
 
 def metrics(values: Mapping[str, float]) -> tuple[Metric, ...]:
-    """The first finite figures, by name."""
-    finite = ((clean(name, 63), value) for name, value in sorted(values.items()) if math.isfinite(value))
+    """The finite figures, headline ones first, then by name; as many as a status holds."""
+    names_in_order = sorted(values, key=lambda name: (name not in names.HEADLINE_METRICS, name))
+    finite = ((clean(name, 63), values[name]) for name in names_in_order if math.isfinite(values[name]))
     return tuple(Metric(name=name, value=value) for name, value in finite)[:MAX_METRICS]
 
 

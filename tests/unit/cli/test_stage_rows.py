@@ -36,6 +36,7 @@ def test_a_running_stage_shows_its_newest_numbers() -> None:
         pytest.param("SFT", {"loss": 2.5, "exact_match": 0.5}, "loss 2.500  exact match 50.0%", id="SFT"),
         pytest.param("RewardModel", {"loss": 0.1, "accuracy": 0.875}, "loss 0.100  accuracy 87.5%", id="reward model"),
         pytest.param("Quantize", {"perplexity_increase": 0.021}, "perplexity +2.1%", id="quantize"),
+        pytest.param("PPO", {"kl_mean": -0.001}, "KL 0.00", id="a zero has no minus"),
         pytest.param("Publish", {"loss": 1}, "", id="a stage without headline"),
         pytest.param("SFT", {}, "", id="nothing measured yet"),
     ],

@@ -145,7 +145,7 @@ def _complete(work: _Work, template: Template, datasets: dict[str, PreparedDatas
     text = json.dumps(prepared.to_wire(), ensure_ascii=False, indent=1) + "\n"
     (output / "prepared.json").write_text(text, "utf-8")
     step = len(models) + len(datasets)
-    metrics = {"dropped_rows": float(sum(_dropped_rows(datasets)))}
+    metrics = {"rows": float(sum(dataset.rows for dataset in datasets.values())), "dropped_rows": float(sum(_dropped_rows(datasets)))}
     inputs = {key: found.digest for key, found in work.fetched.items()} | {key: found.digest for key, found in datasets.items()}
     digest = write_manifest(output, "output", work.run, step=step, inputs=inputs, metrics=metrics)
     return StageResult(output_digest=digest, step=step, metrics=metrics)
