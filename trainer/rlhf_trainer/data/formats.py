@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from rlhf_trainer.data.rows import Purpose
@@ -56,6 +56,8 @@ class Example:
     answer: str | None = None
     source: str = ""
     margin: float | None = None
+    place: str = ""
+    """`file:row`, for messages about it."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -86,7 +88,7 @@ def parse(rows: Iterable[RawRow], purpose: Purpose, declared: str = "auto") -> I
                 break
             continue
         if not problems:
-            yield example
+            yield replace(example, place=f"{row.file}:{row.row}")
     if problems:
         more = [f"and more: only the first {MAX_REPORTED} are shown"] if len(problems) > MAX_REPORTED else []
         raise DataError("\n".join([*problems[:MAX_REPORTED], *more]))

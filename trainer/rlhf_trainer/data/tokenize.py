@@ -46,7 +46,7 @@ class Tokenisation:
         """One row, or the reason why there is none, for each example and in its order.
 
         Raises:
-            DataError: the template refuses a conversation. The message names the row by its id.
+            DataError: the template refuses a conversation. The message names file and row.
         """
         make = {"conversations": self._conversations, "preference": self._preferences, "prompts": self._prompts}[purpose]
         remaining = iter(examples)
@@ -92,14 +92,14 @@ class Tokenisation:
         try:
             text, spans = self.template.spans(messages)
         except DataError as error:
-            raise DataError(f"row {example.row_id}: {error.message}", hint=error.hint) from error
+            raise DataError(f"{example.place}: {error.message}", hint=error.hint) from error
         return text, [(0, len(text))] if self.loss_on == "all" and spans else spans
 
     def _prompt_text(self, example: Example) -> str:
         try:
             return self.template.render(example.prompt, add_generation_prompt=True)
         except DataError as error:
-            raise DataError(f"row {example.row_id}: {error.message}", hint=error.hint) from error
+            raise DataError(f"{example.place}: {error.message}", hint=error.hint) from error
 
     def _encode(self, texts: Sequence[str], spans: Sequence[Sequence[Span]] | None = None) -> list[tuple[TokenIds, TokenMask]]:
         encodings = self.tokenizer.encode(texts)
