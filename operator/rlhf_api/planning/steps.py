@@ -1,7 +1,7 @@
 """Steps: rows and batch sizes in; steps, rollouts and micro-batches out. A batch that does not divide is refused with one that does.
 
-Windows of the data order hold one global batch and never cross an epoch; the last of an epoch may be short (rule D8), so epochs round up.
-A rollout always has its full number of prompts: it runs on into the next pass, so episodes round up once, at the end.
+Windows of the data order hold one global batch (PPO: the prompts of one rollout) and never cross an epoch; the last of an epoch may be
+short (rule D8), so each epoch rounds up.
 """
 
 import math
@@ -18,14 +18,9 @@ MAX_MICRO_BATCH_TOKENS: Final = 32768
 
 
 def total_steps(num_rows: int, global_batch_size: int, num_epochs: int, max_steps: int | None = None) -> int:
-    """Optimizer steps of SFT and RewardModel: all epochs, or `max_steps` when that is less (rule F3)."""
+    """Optimizer steps of SFT and RewardModel, rollouts of PPO: all epochs, or `max_steps` when that is less (rule F3)."""
     steps = math.ceil(num_rows / global_batch_size) * num_epochs
     return steps if max_steps is None else min(steps, max_steps)
-
-
-def total_rollouts(num_prompts: int, rollout_batch_size: int, episodes: int | None, steps: int | None) -> int:
-    """Rollouts of PPO: as many as `steps` says, else what `episodes` passes over the prompts fill."""
-    return steps if steps is not None else math.ceil(num_prompts * (episodes or 1) / rollout_batch_size)
 
 
 def stated_steps(stage: Stage) -> int | None:

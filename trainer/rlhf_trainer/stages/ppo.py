@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from rlhf_api.planning import steps
 from rlhf_api.ppo import PPO
 from rlhf_trainer.data.order import Cursor
 from rlhf_trainer.data.rows import PromptRow
@@ -56,7 +57,7 @@ def run(run: Run) -> StageResult:
     _check(run, config, strategy)
     prompts = inputs.dataset(run, "prompts", "prompts")
     cursor = Cursor(run.config.seed, len(prompts.train), config.rollout_batch_size, None if config.steps else config.episodes or 1)
-    total_steps = config.steps or cursor.steps_per_epoch * (config.episodes or 1)
+    total_steps = config.steps or steps.total_steps(len(prompts.train), config.rollout_batch_size, config.episodes or 1)
     if total_steps <= config.critic_warmup_steps:
         raise ConfigError(
             f"ppo.criticWarmupSteps: {config.critic_warmup_steps} must be below the number of rollouts, {total_steps}",

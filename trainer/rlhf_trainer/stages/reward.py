@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf_api.planning import steps
 from rlhf_api.stages import RewardModel
 from rlhf_trainer.data import packing
 from rlhf_trainer.data.collate import PreferenceBatch, pad_preferences
@@ -56,7 +57,7 @@ def run(run: Run) -> StageResult:
     source = inputs.model_directory(run, "init")
     data = inputs.dataset(run, "dataset", "preference")
     cursor = Cursor(run.config.seed, len(data.train), config.global_batch_size, config.epochs)
-    total_steps = min(cursor.steps_per_epoch * config.epochs, config.max_steps or cursor.steps_per_epoch * config.epochs)
+    total_steps = steps.total_steps(len(data.train), config.global_batch_size, config.epochs, config.max_steps)
     head = "saved" if setup.is_score_directory(source) else "new"
     module = setup.score_model(run, source, head=head)
     trained = strategy.prepare(module, setup.optimizer_config(run, config, config.learning_rate or 0.0, total_steps))

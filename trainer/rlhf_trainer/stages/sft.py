@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rlhf_api.planning import steps
 from rlhf_api.stages import SFT
 from rlhf_trainer.data import packing
 from rlhf_trainer.data.collate import ConversationBatch, pack_conversations, pad_conversations
@@ -54,7 +55,7 @@ def run(run: Run) -> StageResult:
     source = inputs.model_directory(run, "init")
     data = inputs.dataset(run, "dataset", "conversations")
     cursor = Cursor(run.config.seed, len(data.train), config.global_batch_size, config.epochs)
-    total_steps = min(cursor.steps_per_epoch * config.epochs, config.max_steps or cursor.steps_per_epoch * config.epochs)
+    total_steps = steps.total_steps(len(data.train), config.global_batch_size, config.epochs, config.max_steps)
     module = setup.language_model(run, source, dropout=True)
     examiner = setup.examiner(run, strategy, module, source, data, setup.longest_answer(data.held_out))
     trained = strategy.prepare(module, setup.optimizer_config(run, config, config.learning_rate or 0.0, total_steps))
