@@ -2,15 +2,13 @@
 
 The planner needs layers, widths and heads; a job file has `model.size: 7B` and a source. A source whose last path segment names a known
 model gets that model's exact shape. Any other gets the shape of the known model nearest in size, counted with the size the user stated:
-enough before anything is downloaded. Once it is, `from_config` reads the real `config.json`.
+the plan is made before anything is downloaded, and says so.
 """
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 
 class Family(StrEnum):
@@ -214,25 +212,3 @@ def shape_of_source(uri: str, size: str | None) -> Architecture | None:
     if known is not None or size is None:
         return known
     return nearest(parameters_of_size(size))
-
-
-def from_config(config: Mapping[str, Any]) -> Architecture | None:
-    """The shape that a Hugging Face `config.json` describes; None for a model type we cannot count."""
-    family = {"gpt2": Family.GPT2, "opt": Family.OPT, "llama": Family.LLAMA, "qwen2": Family.QWEN2, "gemma3_text": Family.GEMMA3}.get(
-        str(config.get("model_type"))
-    )
-    if family is None:
-        return None
-    if family is Family.GPT2:
-        return _classic(family, "config", config["n_embd"], config["n_layer"], config["n_head"], vocab=config["vocab_size"],
-                        context=config["n_positions"])  # fmt: skip
-    hidden, heads, layers = config["hidden_size"], config["num_attention_heads"], config["num_hidden_layers"]
-    if family is Family.OPT:
-        return _classic(family, "config", hidden, layers, heads, vocab=config["vocab_size"], context=config["max_position_embeddings"],
-                        embedding=config.get("word_embed_proj_dim"))  # fmt: skip
-    return _llama(
-        f"{family}-config", config["vocab_size"], hidden, config["intermediate_size"], layers, heads,
-        config.get("num_key_value_heads") or heads,
-        context=config["max_position_embeddings"], tied=bool(config.get("tie_word_embeddings", family is Family.GEMMA3)),
-        head_size=config.get("head_dim"), family=family,
-    )  # fmt: skip

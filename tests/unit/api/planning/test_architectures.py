@@ -71,31 +71,3 @@ def test_an_unknown_source_without_size_has_no_shape() -> None:
 def test_a_text_that_is_no_size_is_refused() -> None:
     with pytest.raises(ValueError, match="'seven' is no model size such as 7B"):
         arch.shape_of("seven")
-
-
-CONFIGS = {
-    "gpt2-xl": {"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "vocab_size": 50257, "n_positions": 1024},
-    "opt-350m": {
-        "model_type": "opt", "hidden_size": 1024, "num_attention_heads": 16, "num_hidden_layers": 24, "vocab_size": 50272,
-        "max_position_embeddings": 2048, "word_embed_proj_dim": 512,
-    },
-    "llama-3-8b": {
-        "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
-        "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "tie_word_embeddings": False,
-    },
-    "gemma-3-270m": {
-        "model_type": "gemma3_text", "vocab_size": 262144, "hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18,
-        "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 256, "max_position_embeddings": 32768,
-    },
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "config"), CONFIGS.items(), ids=CONFIGS)
-def test_a_config_file_gives_the_same_count(name: str, config: dict[str, object]) -> None:
-    shape = arch.from_config(config)
-    assert shape is not None
-    assert shape.num_parameters == COUNTS[name]
-
-
-def test_an_unknown_model_type_has_no_shape() -> None:
-    assert arch.from_config({"model_type": "mamba"}) is None
