@@ -65,7 +65,7 @@ class Loop:
         tensors: Mapping[str, TensorPart] | None = None,
     ) -> None:
         self.run, self.strategy, self.reporter = run, strategy, reporter
-        self.models, self.parts, self.tensors = dict(models), dict(parts), dict(tensors or {})
+        self.models, self.parts, self.tensors = dict(models), {**parts, "health": reporter.health}, dict(tensors or {})
         self.total_steps = total_steps
         self.step = 0
         """Finished steps: optimizer steps of SFT and RewardModel, rollouts of PPO."""

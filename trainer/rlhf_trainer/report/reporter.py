@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from rlhf_api.outcome import CheckpointRef
 from rlhf_trainer.report.metrics import JsonLines
+from rlhf_trainer.report.monitor import Health
 from rlhf_trainer.report.progress import Progress, State
 from rlhf_trainer.report.server import ProgressServer
 from rlhf_trainer.run import Run
@@ -31,6 +32,7 @@ class Reporter:
         self._samples = JsonLines(run.directory / "samples.jsonl")
         self._events = JsonLines(run.directory / "events.jsonl")
         self.progress = Progress(run.config, run.latest)
+        self.health = Health(run.config)
         self._server = self._serve()
         run.heartbeat.beat("loading", 0)
 
@@ -60,6 +62,7 @@ class Reporter:
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step was finished: one line in `metrics.jsonl`, new numbers in the progress document, a heartbeat."""
+        metrics = self._judged(metrics)
         self.progress.finish_step(step, metrics, datetime.now(UTC), time.monotonic())
         self._run.heartbeat.beat(self.progress.state, step)
         if self._run.is_first:
@@ -67,6 +70,7 @@ class Reporter:
 
     def update(self, metrics: Mapping[str, float]) -> None:
         """Headline numbers that do not belong to a step: evaluations. They are in the progress document and in `metrics.jsonl`."""
+        metrics = self._judged(metrics)
         self.progress.add_metrics(metrics)
         self.alive()
         if self._run.is_first:
@@ -97,6 +101,12 @@ class Reporter:
         if self._run.is_first and earlier != self._run.directory:
             self._metrics.take_over(earlier / "metrics.jsonl", step)
             self._samples.take_over(earlier / "samples.jsonl", step)
+
+    def _judged(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """The metrics with the health of the stage; a verdict that is new is an event."""
+        for verdict in self.health.look(metrics):
+            self.event(f"Health{verdict.level.name.capitalize()}", f"{verdict.reason}: {verdict.action}", metric=verdict.metric)
+        return {**metrics, "health": float(self.health.level)} if self.health.is_judging else metrics
 
     def _serve(self) -> ProgressServer | None:
         run = self._run
