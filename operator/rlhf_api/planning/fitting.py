@@ -150,7 +150,8 @@ def _rollouts(spec: RLHFJobSpec, stage: Stage, work: Workload) -> Iterator[Rollo
         yield None
         return
     rows = max(1, block.rollout_batch_size // work.num_workers)
-    whole = Rollout(score_shape=shape_of_role(spec, stage, "reward") or work.shape, num_rows=rows, batch_size=rows)
+    score_shape = shape_of_role(spec, stage, "reward") or work.shape
+    whole = Rollout(score_shape=score_shape, num_rows=rows, batch_size=rows, has_average=block.ema_decay > 0)
     sizes = [max(1, rows >> halvings) for halvings in range(rows.bit_length())]
     copies = (True, False) if work.precision is Precision.BF16 and not work.on_gpu else (False,)
     for has_copy in copies:

@@ -153,13 +153,15 @@ def largest_layer(shape: Architecture) -> int:
 
 def activations(shape: Architecture, num_rows: int, num_tokens: int, precision: Precision, *, checkpointing: bool) -> int:
     """What the forward pass of a micro-batch keeps for the backward pass; rows of `num_tokens` each."""
-    positions, w = num_rows * num_tokens, precision.num_bytes
+    layer = layer_activations(shape, num_rows, num_tokens, precision)
+    return checkpoints(shape, num_rows, num_tokens, precision) + layer if checkpointing else shape.num_layers * layer
+
+
+def layer_activations(shape: Architecture, num_rows: int, num_tokens: int, precision: Precision) -> int:
+    """What one layer keeps; also what a forward pass without gradients needs."""
     attention = 2 * (shape.num_heads + shape.num_kv_heads) * shape.head_size
     mlp = WIDTHS_OF_MLP[shape.is_gated] * shape.intermediate_size
-    layer = positions * w * (WIDTHS_OF_HIDDEN * shape.hidden_size + attention + mlp)
-    if not checkpointing:
-        return shape.num_layers * layer
-    return checkpoints(shape, num_rows, num_tokens, precision) + layer
+    return num_rows * num_tokens * precision.num_bytes * (WIDTHS_OF_HIDDEN * shape.hidden_size + attention + mlp)
 
 
 def checkpoints(shape: Architecture, num_rows: int, num_tokens: int, precision: Precision) -> int:

@@ -51,6 +51,8 @@ class Rollout:
     """Gather one layer at a time instead of the whole model (rule G7)."""
     has_fp32_copy: bool = False
     """On a CPU bf16 weights generate through an fp32 copy, four times as fast (rule T9)."""
+    has_average: bool = False
+    """Keep an averaged policy, fp32 in host memory (rule P18)."""
     one_backbone: bool = False
     """One frozen base with an adapter each for policy, critic and reward."""
 
@@ -66,12 +68,13 @@ def ppo(work: Workload, rollout: Rollout) -> dict[str, tuple[Part, ...]]:
     resident = (
         *_base(work),
         *_models(work, rollout),
+        *_average(work, rollout),
         Part("rollout buffer", Bytes(memory.rollout_buffer(rollout.num_rows, work.num_tokens))),
     )
-    score = memory.activations(work.shape, work.micro_batch_size, work.num_tokens, work.precision, checkpointing=True)
+    score = memory.layer_activations(work.shape, work.micro_batch_size, work.num_tokens, work.precision)
     return {
         ROLLOUT: (*resident, *_generation(work, rollout)),
-        "score": (*resident, Part("activations", Bytes(score // max(work.shape.num_layers, 1))), _logits(work, work.shape)),
+        "score": (*resident, Part("activations", Bytes(score)), _logits(work, work.shape)),
         "update": (*resident, *_buffers("critic", work, rollout.score_shape), *_pass(work, work.shape, work.micro_batch_size)),
         "step": (*resident, _step(work, work.shape)),
     }
@@ -81,7 +84,7 @@ def quantize(shape: Architecture, method: str, *, double_quant: bool, on_gpu: bo
     """The phase of Quantize: the bf16 model is measured first, then its quantized copy, one after the other on the same rows."""
     tokens = min(shape.context, 2048)
     both = 2 * shape.num_parameters + memory.quantized_weights(shape, method, double_quant=double_quant)
-    activations = memory.activations(shape, 1, tokens, Precision.BF16, checkpointing=False) // shape.num_layers
+    activations = memory.layer_activations(shape, 1, tokens, Precision.BF16)
     parts = (
         Part(PROCESS, memory.fixed("plain", 1, on_gpu=on_gpu)),
         Part("weights before and after", Bytes(both)),
@@ -124,6 +127,11 @@ def _models(work: Workload, rollout: Rollout) -> tuple[Part, ...]:
         *reference,
         frozen("reward model", work, rollout.score_shape),
     )
+
+
+def _average(work: Workload, rollout: Rollout) -> tuple[Part, ...]:
+    trainable = work.num_adapter_parameters or work.shape.num_parameters
+    return (Part("averaged policy", Bytes(host=4 * trainable)),) if rollout.has_average else ()
 
 
 def _generation(work: Workload, rollout: Rollout) -> tuple[Part, ...]:

@@ -156,6 +156,12 @@ def test_qlora_quantizes_what_stands_below_an_adapter() -> None:
     assert update["reward model"].device == 2 * LLAMA.num_parameters
 
 
+@pytest.mark.parametrize(("adapter", "trainable"), [(None, LLAMA.num_parameters), (1000, 1000)])
+def test_an_averaged_policy_lies_in_host_memory(adapter: int | None, trainable: int) -> None:
+    update = parts(phases.ppo(a_workload(num_adapter_parameters=adapter), a_rollout(has_average=True))["update"])
+    assert update["averaged policy"] == Bytes(host=4 * trainable)
+
+
 def test_a_reward_model_forwards_two_rows_for_each_pair() -> None:
     one = parts(phases.supervised(a_workload(), rows_in_forward=1)["training"])["activations"].device
     assert parts(phases.supervised(a_workload(), rows_in_forward=2)["training"])["activations"].device == 2 * one
