@@ -15,7 +15,8 @@ exactly. All workers call all methods in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,7 +26,8 @@ from rlhf_api.outcome import CheckpointRef
 from rlhf_trainer.errors import Diverged, InternalError, Preempted
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
-from rlhf_trainer.state import checkpoint, rng
+from rlhf_trainer.state import checkpoint, environment, rng
+from rlhf_trainer.state.writer import Draft, Writer
 from rlhf_trainer.strategy.base import StepReport, Strategy, Trained
 
 Batch = TypeVar("Batch")
@@ -70,10 +72,14 @@ class Loop:
         self.step = 0
         """Finished steps: optimizer steps of SFT and RewardModel, rollouts of PPO."""
         self.last_checkpoint: CheckpointRef | None = None
+        self._writer = Writer(run)
         self._skipped_in_a_row = 0
         self._saved_step = 0
         self._saved_at = time.monotonic()
         reporter.plan(total_steps)
+        self._environment = environment.describe(run, strategy.name, {name: trained.optimizer_choice for name, trained in models.items()})
+        if run.is_first:
+            environment.write(run, self._environment)
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint that verifies. False: there is none, the stage starts at step 0."""
@@ -131,39 +137,40 @@ class Loop:
 
         Raises:
             Preempted: a worker was asked to stop; the checkpoint is saved.
-            StorageError: the checkpoint could not be written.
+            StorageError: a checkpoint could not be written.
         """
         self.step += 1
         self.reporter.step(self.step, metrics)
+        self._note_saved()
+        is_last = self.step == self.total_steps
         wish = self.strategy.world.agree(self._wish())
         if wish:
-            self.save()
-        if wish == _STOP and self.step < self.total_steps:
+            self.save(is_urgent=wish == _STOP or is_last)
+        if wish == _STOP and not is_last:
+            self.strategy.world.barrier()  # nobody leaves before rank 0 has written: its launcher would end the others' pods
             raise Preempted(f"stopped on request at step {self.step}, checkpoint saved")
-        self.reporter.enter("training")
 
-    def save(self) -> None:
-        """Write a checkpoint of this step now. All workers together."""
+    def save(self, *, is_urgent: bool = True) -> None:
+        """Take a checkpoint of this step. All workers together. When it is not urgent, it is written while training goes on."""
         if self._saved_step == self.step:
             return
         self.reporter.enter("saving")
         began = time.monotonic()
         generators = self.strategy.world.gather(rng.capture())
-        sections = {name: self.strategy.state(trained) for name, trained in self.models.items()}
+        sections: dict[str, Iterable[tuple[str, Tensor]]] = {name: self.strategy.state(trained) for name, trained in self.models.items()}
         sections |= {name: tensors.state() for name, tensors in self.tensors.items()}
         if self.run.is_first:
             num_bytes = sum(trained.state_bytes for trained in self.models.values())
-            ref = checkpoint.write(self.run, self.step, sections, self._state(), generators, expected_bytes=num_bytes)
-            checkpoint.retain(self.run, self.run.config.checkpoint.keep)
-            self.last_checkpoint = ref
-            self.reporter.saved(ref)
+            draft = Draft(step=self.step, sections=sections, state=self._state(), rng=generators, num_bytes=num_bytes)
+            self._writer.write(draft, is_urgent=is_urgent)
+            self._note_saved()
         else:
             for tensors in sections.values():
-                for _ in tensors:
-                    pass
+                deque(tensors, maxlen=0)  # the collectives inside need every worker
         self._saved_step, self._saved_at = self.step, time.monotonic()
         self._warn_when_slow(self._saved_at - began)
         self.reporter.alive()
+        self.reporter.enter("training")
 
     def finish(self) -> None:
         """Assert that the stage did what it planned (rule C10). Call it after the last step, before the export.
@@ -173,7 +180,15 @@ class Loop:
         """
         if self.step != self.total_steps:
             raise InternalError(f"the stage ended after {self.step} of {self.total_steps} planned steps")
+        self._writer.wait()
+        self._note_saved()
         self.reporter.enter("finishing")
+
+    def _note_saved(self) -> None:
+        """Tell of the checkpoint that was completed meanwhile, or of its failure."""
+        if (ref := self._writer.finished()) is not None:
+            self.last_checkpoint = ref
+            self.reporter.saved(ref)
 
     def _agree_on_checkpoint(self) -> checkpoint.Checkpoint | None:
         found = checkpoint.find_newest(self.run, self._report_skipped) if self.run.is_first else None
@@ -217,8 +232,8 @@ class Loop:
             "version": 1,
             "step": self.step,
             "worldSize": self.strategy.world.size,
-            "strategy": self.strategy.name,
             "runDigest": self.run.digest,
+            "environment": self._environment,
             "models": {name: {"numUpdates": model.num_updates, "numApplied": model.num_applied} for name, model in self.models.items()},
             "parts": {name: dict(part.state()) for name, part in self.parts.items()},
         }

@@ -43,6 +43,8 @@ class Trained:
     """torch's or the plugin's optimizer. Only the strategy touches it."""
     booster: Any = None
     """Colossal-AI's Booster of this model, when there is one."""
+    optimizer_choice: str = ""
+    """Which Adam it is (rule T8), for `env.json`."""
     num_updates: int = 0
     """Calls of `step`, skipped ones included: where the learning rate schedule stands."""
     num_applied: int = 0

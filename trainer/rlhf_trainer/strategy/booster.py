@@ -175,7 +175,8 @@ def trained_of(
 ) -> Trained:
     """What `prepare` hands back."""
     size = sum(12 * parameter.numel() for parameter in named.values())
-    return Trained(wrapped, module, config, optimizer, booster, names=tuple(named), state_bytes=size)
+    choice = f"{type(optimizer.optim).__name__} in {type(optimizer).__name__}"
+    return Trained(wrapped, module, config, optimizer, booster, optimizer_choice=choice, names=tuple(named), state_bytes=size)
 
 
 def adam_of(named: dict[str, nn.Parameter], config: OptimizerConfig, *, is_cuda: bool, must_be_hybrid: bool) -> torch.optim.Optimizer:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import warnings
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +22,8 @@ from colossalai.kernel.kernel_loader import CPUAdamLoader
 from colossalai.zero.gemini.chunk import manager as chunk_manager
 from colossalai.zero.gemini.chunk.chunk import Chunk
 from torch import Tensor
+
+from rlhf_trainer.strategy.host_adam import AdamKernel
 
 log = logging.getLogger(__name__)
 _is_active = False
@@ -127,30 +128,8 @@ class HostChunk(Chunk):  # type: ignore[misc]
             super().shard_move(_CardDevice(), force_copy, non_blocking)
 
 
-class AdamKernel:
-    """Colossal-AI's C++ CPU Adam in torch: bias correction, decoupled decay, loss scale (rule H3)."""
-
-    def __init__(self, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, adamw_mode: bool) -> None:
-        self._is_adamw = adamw_mode
-
-    def step(
-        self, step: int, lr: float, beta1: float, beta2: float, eps: float, weight_decay: float, bias_correction: bool,
-        param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, div_scale: float,
-    ) -> None:  # fmt: skip
-        """One update in place. `div_scale` > 0 divides the gradient first; the other arguments are Adam's own."""
-        grad = grad.float() / div_scale if div_scale > 0 else grad.float()
-        if weight_decay and self._is_adamw:
-            param.mul_(1 - lr * weight_decay)
-        elif weight_decay:
-            grad = grad + weight_decay * param
-        exp_avg.lerp_(grad, 1 - beta1)
-        exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-        first, second = (1 - beta1**step, 1 - beta2**step) if bias_correction else (1.0, 1.0)
-        param.addcdiv_(exp_avg, (exp_avg_sq.sqrt() / math.sqrt(second)).add_(eps), value=-lr / first)
-
-
 class _AdamExtension(_Extension):  # type: ignore[misc]
-    """The kernel above, where Colossal-AI looks for compiled ones."""
+    """Our Adam kernel, where Colossal-AI looks for compiled ones."""
 
     def __init__(self) -> None:
         super().__init__(name="host_adam", support_aot=False, support_jit=False, priority=100)

@@ -67,7 +67,15 @@ def train(model: nn.Module, module: nn.Module, config: OptimizerConfig) -> Train
     module.train()
     size = sum(12 * parameter.numel() for parameter in parameters.values())
     optimizer = MasterAdamW(parameters, config)
-    return Trained(model=model, module=module, config=config, optimizer=optimizer, names=tuple(parameters), state_bytes=size)
+    return Trained(
+        model=model,
+        module=module,
+        config=config,
+        optimizer=optimizer,
+        optimizer_choice="torch AdamW, fp32 masters",
+        names=tuple(parameters),
+        state_bytes=size,
+    )
 
 
 def step(trained: Trained, max_norm: float) -> StepReport:

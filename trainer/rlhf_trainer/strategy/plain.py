@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf_api.planning.strategy import CAPABILITIES, Capabilities
+from rlhf_trainer.memory import free_host_bytes
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import masters
 from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
@@ -89,7 +89,7 @@ def rollout_dtype(dtype: torch.dtype, device: torch.device, num_parameters: int)
     """bf16 generation on a CPU is four times slower than fp32 (measured): fp32, if the copy fits into free memory."""
     if device.type != "cpu" or dtype == torch.float32:
         return dtype
-    if 4 * num_parameters < _free_bytes() / 2:
+    if 4 * num_parameters < free_host_bytes() / 2:
         return torch.float32
     log.warning("generation runs in %s: there is no memory for an fp32 copy of the weights, which would be faster on a CPU", dtype)
     return dtype
@@ -106,7 +106,3 @@ def _rollout_copy(module: nn.Module) -> nn.Module:
     for name, parameter in parameters.items():
         skeleton.fill(name, parameter.detach().to(dtype))
     return skeleton.module
-
-
-def _free_bytes() -> int:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
