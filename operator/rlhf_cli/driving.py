@@ -166,17 +166,17 @@ def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:
         print(json.dumps(result_of(job, claims, directory, code), ensure_ascii=False, allow_nan=False))
     elif code == 0:
         print_summary(console, job, claims, directory, time.monotonic() - started)
-    for line in _last_words(job, code, handle(directory)):
+    for line in _last_words(session, job, code, handle(directory)):
         errors.print(line, markup=False, highlight=False, soft_wrap=True)
     return code
 
 
-def _last_words(job: Mapping[str, Any], code: int, name: str) -> list[str]:
+def _last_words(session: LocalSession, job: Mapping[str, Any], code: int, name: str) -> list[str]:
     """Why it ended otherwise than complete, and what to do about it."""
     if code == 0:
         return []
     if _phase(job) in ("Suspended", "Running", "Starting", "Restarting") or code == EX_INTERRUPTED:
-        return [f"stopped{_newest_checkpoint(job)}; go on with: rlhf resume {name}"]
+        return [f"stopped{_saved(session, job)}; go on with: rlhf resume {name}"]
     status = job.get("status") or {}
     failed = [stage for stage in status.get("stages") or [] if stage.get("phase") == "Failed"]
     words = [f"{stage['name']}: {stage.get('reason', '')}: {stage.get('message', '')}" for stage in failed]
@@ -184,9 +184,14 @@ def _last_words(job: Mapping[str, Any], code: int, name: str) -> list[str]:
     return words or [f"{name}: {_phase(job)} {status.get('reason', '')}".rstrip()]
 
 
-def _newest_checkpoint(job: Mapping[str, Any]) -> str:
-    saved = [stage for stage in (job.get("status") or {}).get("stages") or [] if stage.get("checkpoint") and stage["phase"] != "Succeeded"]
-    return f" ({saved[-1]['name']} has a checkpoint at step {saved[-1]['checkpoint']['step']})" if saved else ""
+def _saved(session: LocalSession, job: Mapping[str, Any]) -> str:
+    """Where a suspended stage will go on. Read from the volume: the last checkpoint is written while the pods end, after their last report."""
+    for stage in (job.get("status") or {}).get("stages") or []:
+        if stage["phase"] == "Suspended":
+            attempts = [session.directory(stage["name"], number) for number in range(1, stage["attempt"] + 1)]
+            steps = [int(found.parent.name) for path in attempts for found in path.glob("checkpoints/[0-9]*/manifest.json")]
+            return f" ({stage['name']} has a checkpoint at step {max(steps)})" if steps else f" ({stage['name']} has no checkpoint yet)"
+    return ""
 
 
 def _refusal(status: Mapping[str, Any]) -> list[str]:
