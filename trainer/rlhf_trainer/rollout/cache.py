@@ -11,11 +11,13 @@ column distances, and these are the same as token distances.
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-BLOCK_TOKENS = 64
+BLOCK_TOKENS = 16
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is Any here
     """One layer's keys and values, (rows, heads, columns, head size), of which the first `length` columns are used."""
+
+    is_compileable = True  # as for a static cache: transformers must not leave the mask out, unused columns are in sight
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__()
@@ -24,23 +26,24 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is Any he
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the first rows: sizes, types and device are only known now."""
         num_rows, _, length, _ = key_states.shape
-        self.keys, self.values = _zeros(key_states, num_rows, length), _zeros(value_states, num_rows, length)
+        self.keys, self.values = _zeros(key_states, num_rows, length + 1), _zeros(value_states, num_rows, length + 1)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
-        """Write new columns behind the used ones; returns views of all used columns."""
-        if not self.is_initialized:
+        """Write new columns behind the used ones. Returns what attention reads, which is as wide as `get_mask_sizes` said."""
+        is_first = not self.is_initialized
+        if is_first:
             self.lazy_initialization(key_states, value_states)
         start, self.length = self.length, self.length + key_states.shape[2]
         if self.length > self.keys.shape[2]:
             self.keys, self.values = _grown(self.keys, start, self.length), _grown(self.values, start, self.length)
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return (key_states, value_states) if is_first else (self.keys, self.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that attention will see, and the index of the first."""
-        return self.length + query_length, 0
+        return (capacity(self.length + query_length) if self.is_initialized else query_length), 0
 
     def get_seq_length(self) -> int:
         """Used columns."""
@@ -59,6 +62,11 @@ class RowCache(Cache):  # type: ignore[misc]
             super().__init__(layers=layers)
         else:
             super().__init__(layer_class_to_replicate=RowLayer)  # layers appear at the first forward
+
+    @staticmethod
+    def capacity(num_columns: int) -> int:
+        """Columns of the blocks that hold `num_columns`."""
+        return capacity(num_columns)
 
     def repacked(self, kept_rows: Tensor, first_column: int, joining: "RowCache", num_columns: int) -> "RowCache":
         """A cache of some rows without their first columns, and behind them those of `joining`; all end at `num_columns`."""
@@ -85,7 +93,7 @@ def _repacked(layer: RowLayer, kept_rows: Tensor, first_column: int, joining: Ro
 
 def _right_aligned(parts: list[Tensor], num_columns: int) -> Tensor:
     """Rows of all parts in one tensor; the last column of each is column `num_columns` - 1."""
-    packed, first_row = _zeros(parts[0], sum(part.shape[0] for part in parts), num_columns), 0
+    packed, first_row = _zeros(parts[0], sum(part.shape[0] for part in parts), num_columns + 1), 0
     for part in parts:
         packed[first_row : first_row + part.shape[0], :, num_columns - part.shape[2] : num_columns] = part
         first_row += part.shape[0]
@@ -100,5 +108,9 @@ def _grown(old: Tensor, used: int, length: int) -> Tensor:
 
 def _zeros(like: Tensor, num_rows: int, length: int) -> Tensor:
     # zeros, not empty: attention multiplies masked columns by 0, and 0 * NaN of stale memory is NaN
-    capacity = (length // BLOCK_TOKENS + 1) * BLOCK_TOKENS
-    return like.new_zeros((num_rows, like.shape[1], capacity, like.shape[3]))
+    return like.new_zeros((num_rows, like.shape[1], capacity(length), like.shape[3]))
+
+
+def capacity(length: int) -> int:
+    """Columns of the blocks that hold `length` columns."""
+    return -(-length // BLOCK_TOKENS) * BLOCK_TOKENS
