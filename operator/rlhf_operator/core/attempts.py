@@ -161,7 +161,10 @@ def _follow(
     looks = [check for check in checks if isinstance(check, float)]
     if not is_running:
         looks.append(_next_look(job, now))
-    return Step(status=own, after=_missing_service(observed, stage, job), wait=wait, requeue_seconds=min(looks, default=None))
+    elif reading is None and wait is None:
+        looks.append(float(stall.INITIALIZING_SECONDS + 1 - text.seconds_between(job.started, now)))
+    after = () if is_running else _missing_service(observed, stage, job)
+    return Step(status=own, after=after, wait=wait, requeue_seconds=min(looks, default=None))
 
 
 def _deadlines(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rlhf_api import names
-from rlhf_api.status import AttemptStatus, JobStatus, StagePhase, StageStatus
+from rlhf_api.status import AttemptStatus, JobStatus, PodCount, StagePhase, StageStatus
 from rlhf_operator.core import admission, attempts, failure, storage, text
 from rlhf_operator.core.admission import Refusal
 from rlhf_operator.core.manifests import job as job_manifest
@@ -142,6 +142,7 @@ def _start(observed: Observed, walked: Walk, stage: StageSpec, own: StageStatus,
             "attempt": number,
             "attempts": (*own.attempts, attempt)[-10:],
             "start_time": own.start_time or now,
+            "pods": PodCount(desired=stage.topology.nodes),
             "plan": plan_of(spec, stage, rules).to_status(),
         }
     )

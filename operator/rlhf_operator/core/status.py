@@ -267,5 +267,6 @@ def _age_of_newest_job(observed: Observed, now: datetime) -> float:
 
 
 def _age_of_progress(status: JobStatus, now: datetime) -> float:
-    times = [stage.progress.update_time for stage in status.stages if stage.progress and stage.progress.update_time]
+    running = [stage.progress for stage in status.stages if stage.progress is not None and open_attempt(stage) is not None]
+    times = [progress.update_time for progress in running if progress.update_time is not None]
     return (now - max(times)).total_seconds() if times else float("inf")

@@ -30,14 +30,15 @@ class JobRunner:
 
     def sync(self) -> float | None:
         """Bring every Job one step further. Returns the seconds until the next deadline, if there is one."""
-        waits = [self._sync_job(job) for job in self._everything("Job")]
-        for pod in self._everything("Pod"):
-            if _is_over(pod) and TRACKING in pod["metadata"].get("finalizers", []) and not self._job_exists(pod):
+        jobs, pods = self._everything("Job"), self._everything("Pod")
+        waits = [self._sync_job(job, [pod for pod in pods if _owner_uid(pod) == job["metadata"]["uid"]]) for job in jobs]
+        known = {job["metadata"]["uid"] for job in jobs}
+        for pod in pods:
+            if _is_over(pod) and TRACKING in pod["metadata"].get("finalizers", []) and _owner_uid(pod) not in known:
                 self._release(pod)
         return min((wait for wait in waits if wait is not None), default=None)
 
-    def _sync_job(self, job: Object) -> float | None:
-        pods = [pod for pod in self._everything("Pod") if _owner_uid(pod) == job["metadata"]["uid"]]
+    def _sync_job(self, job: Object, pods: list[Object]) -> float | None:
         if self._admits_queued and job["spec"].get("suspend") and names.LABEL_QUEUE in job["metadata"].get("labels", {}):
             job["spec"]["suspend"] = False
             job = self._store.update("Job", job["metadata"]["namespace"], job)
@@ -131,9 +132,6 @@ class JobRunner:
 
     def _release(self, pod: Object) -> None:
         self._store.remove_finalizer("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"], TRACKING)
-
-    def _job_exists(self, pod: Object) -> bool:
-        return any(job["metadata"]["uid"] == _owner_uid(pod) for job in self._everything("Job"))
 
     def _everything(self, kind: str) -> list[Object]:
         return [obj for namespace in self._store.namespaces(kind) for obj in self._store.find(kind, namespace)]

@@ -4,12 +4,11 @@ Calls come in from `shell/reconciler.py`; objects live in `store.py`, which the 
 belongs to the API and not to storage: server-side apply of a status, volumes that are bound at once, and injected faults.
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from rlhf_operator.local.faults import Faults
-from rlhf_operator.local.store import Store
+from rlhf_operator.local.store import Store, copied
 from rlhf_operator.shell.kube import Conflict, Object, Page, Unavailable
 
 OWNER = "rlhf-operator"
@@ -47,7 +46,7 @@ class MemoryApi:
         """PUT of metadata and spec; the status is another resource."""
         self._check("replace", kind)
         applied = self.store.get(kind, namespace, body["metadata"]["name"])["metadata"].get("managedFields")
-        body = copy.deepcopy(dict(body))
+        body = copied(body)
         if applied is not None:
             body["metadata"]["managedFields"] = applied
         replaced = self.store.update(kind, namespace, body)
@@ -65,7 +64,7 @@ class MemoryApi:
         before = _owned(live)
         merged = _merge(live.get("status", {}), before, status)
         if merged != live.get("status", {}) or before != status:
-            live["metadata"]["managedFields"] = [{"manager": OWNER, "subresource": "status", "fields": copy.deepcopy(dict(status))}]
+            live["metadata"]["managedFields"] = [{"manager": OWNER, "subresource": "status", "fields": copied(status)}]
             live = self.store.replace_whole(kind, namespace, {**live, "status": merged})
         self.faults.check("apply_status", kind, applied=True)
         return _visible(live)
@@ -101,10 +100,10 @@ def _merge(live: Mapping[str, Any], before: Mapping[str, Any], desired: Mapping[
         elif isinstance(value, dict) and isinstance(live.get(key), dict):
             merged[key] = _merge(live[key], before.get(key, {}), value)
         else:
-            merged[key] = copy.deepcopy(value)
+            merged[key] = copied(value)
     return merged
 
 
 def _merge_conditions(live: list[Object], before: list[Object], desired: list[Object]) -> list[Object]:
     ours = {condition["type"] for condition in [*before, *desired]}
-    return [condition for condition in live if condition["type"] not in ours] + copy.deepcopy(desired)
+    return [*(condition for condition in live if condition["type"] not in ours), *copied(desired)]

@@ -6,7 +6,6 @@ finalizers, and owner-reference garbage collection. One thread uses it; every me
 """
 
 import asyncio
-import copy
 import json
 import os
 import uuid
@@ -58,12 +57,13 @@ class Store:
     # ---- reading
     def get(self, kind: str, namespace: str, name: str) -> Object:
         """A copy of the object; `NotFound` when there is none."""
-        return copy.deepcopy(self._require((kind, namespace, name)))
+        obj: Object = copied(self._require((kind, namespace, name)))
+        return obj
 
     def find(self, kind: str, namespace: str, selector: str = "") -> list[Object]:
         """Copies of the objects of a kind whose labels match, ordered by name."""
         keys = sorted(key for key in self._objects if key[0] == kind and key[1] == namespace)
-        return [copy.deepcopy(self._objects[key]) for key in keys if _matches(self._objects[key], selector)]
+        return [copied(self._objects[key]) for key in keys if _matches(self._objects[key], selector)]
 
     def namespaces(self, kind: str) -> list[str]:
         """Namespaces that hold objects of a kind."""
@@ -85,7 +85,7 @@ class Store:
     # ---- writing
     def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """Add an object: uid, generation 1, creation time."""
-        obj = copy.deepcopy(dict(body))
+        obj = copied(body)
         metadata = obj.setdefault("metadata", {})
         key = (kind, namespace, metadata["name"])
         if key in self._objects:
@@ -101,11 +101,11 @@ class Store:
         live = self._require(key)
         _check_version(live, body["metadata"].get("resourceVersion"))
         _check_immutable(live, body)
-        obj = copy.deepcopy(dict(body))
+        obj = {**copied(body), "kind": kind, "apiVersion": live["apiVersion"]}
         kept = ("uid", "creationTimestamp", "generation", "namespace", "deletionTimestamp", "deletionGracePeriodSeconds")
         obj["metadata"].update({field: live["metadata"][field] for field in kept if field in live["metadata"]})
         if "status" in live:
-            obj["status"] = copy.deepcopy(live["status"])
+            obj["status"] = copied(live["status"])
         else:
             obj.pop("status", None)
         if obj.get("spec") != live.get("spec"):
@@ -116,14 +116,14 @@ class Store:
         """Replace the status, as the controllers of a kind do."""
         key = (kind, namespace, name)
         live = self._require(key)
-        obj = copy.deepcopy(live)
-        obj["status"] = copy.deepcopy(dict(status))
+        obj = copied(live)
+        obj["status"] = copied(status)
         return self._finish_update(key, live, obj)
 
     def replace_whole(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """Store an object as given, metadata and status included: for server-side apply, which has checked everything."""
         key = (kind, namespace, body["metadata"]["name"])
-        return self._finish_update(key, self._require(key), copy.deepcopy(dict(body)))
+        return self._finish_update(key, self._require(key), copied(body))
 
     def delete(
         self, kind: str, namespace: str, name: str, *, uid: str = "", propagation: str = "Background", grace: int | None = None
@@ -138,13 +138,13 @@ class Store:
         if uid and uid != live["metadata"]["uid"]:
             raise Conflict(f"the UID in the precondition ({uid}) does not match the UID in record ({live['metadata']['uid']})")
         if propagation == "Foreground" and FOREGROUND not in live["metadata"].get("finalizers", []):
-            live = copy.deepcopy(live)
+            live = copied(live)
             live["metadata"].setdefault("finalizers", []).append(FOREGROUND)
         seconds = _grace(live) if grace is None else grace
         if "deletionTimestamp" in live["metadata"] and live["metadata"].get("deletionGracePeriodSeconds", 0) <= seconds:
             self._collect(key)
             return
-        obj = copy.deepcopy(live)
+        obj = copied(live)
         obj["metadata"].setdefault("deletionTimestamp", self.now())
         obj["metadata"]["deletionGracePeriodSeconds"] = seconds
         self._put(key, obj, "MODIFIED")
@@ -156,7 +156,7 @@ class Store:
         """Take a finalizer off; an object that waited for it goes."""
         key = (kind, namespace, name)
         live = self._require(key)
-        obj = copy.deepcopy(live)
+        obj = copied(live)
         obj["metadata"]["finalizers"] = [other for other in obj["metadata"].get("finalizers", []) if other != finalizer]
         self._finish_update(key, live, obj)
 
@@ -172,7 +172,7 @@ class Store:
 
     def _finish_update(self, key: Key, live: Object, obj: Object) -> Object:
         if obj == live:
-            return copy.deepcopy(live)
+            return self.get(*key)
         stored = self._put(key, obj, "MODIFIED")
         if "deletionTimestamp" in obj["metadata"]:
             self._collect(key)
@@ -184,10 +184,10 @@ class Store:
         self._objects[key] = obj
         self._save(key, obj)
         self._tell(event, obj)
-        return copy.deepcopy(obj)
+        return self.get(*key)
 
     def _tell(self, event: str, obj: Object) -> None:
-        self._history.append(WatchEvent(self.version, event, copy.deepcopy(obj)))
+        self._history.append(WatchEvent(self.version, event, obj))
         self._changed.set()
 
     def _collect(self, key: Key) -> None:
@@ -240,6 +240,13 @@ class Store:
             obj = json.loads(path.read_text(encoding="utf-8"))
             self._objects[(obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])] = obj
             self.version = max(self.version, int(obj["metadata"]["resourceVersion"]))
+
+
+def copied(value: Any) -> Any:
+    """A copy of a JSON value. Stored objects are never changed, only replaced; who gets one may change the copy."""
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    return [copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _grace(obj: Object) -> int:

@@ -3,7 +3,7 @@
 A 404 is an answer; every other error aborts the reconcile, because nothing is decided from missing data.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -208,16 +208,18 @@ async def _is_permitted(api: KubeApi, namespace: str, name: str) -> bool:
 
 
 async def _services(api: KubeApi, observed: Observed) -> frozenset[str]:
-    """Services of gangs that are starting."""
+    """Services that belong to gangs that are starting. A foreign one of that name is as good as none: the create will tell."""
     spec = observed.spec
     assert spec is not None
     gangs = {stage.name for stage in stages_of(spec) if stage.topology.nodes > 1}
-    starting: Iterable[str] = (
-        names.attempt_name(observed.name, status.name, status.attempt)
-        for status in observed.status.stages
-        if status.name in gangs and status.phase in (StagePhase.QUEUED, StagePhase.STARTING) and open_attempt(status) is not None
-    )
-    return frozenset([name for name in starting if await _get(api, "Service", observed.namespace, name) is not None])
+    found = set()
+    for status in observed.status.stages:
+        job = observed.job_of(status.name, status.attempt)
+        if job is not None and status.name in gangs and status.phase in (StagePhase.QUEUED, StagePhase.STARTING):
+            service = await _get(api, "Service", observed.namespace, job.name)
+            owners = service["metadata"].get("ownerReferences", []) if service else []
+            found |= {job.name} if any(owner["uid"] == job.uid for owner in owners) else set()
+    return frozenset(found)
 
 
 async def _standing_error(api: KubeApi, observed: Observed, error: ApplyError | None) -> ApplyError | None:
