@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 
@@ -119,20 +121,32 @@ def _pair(item: Item, rejected: str, source: str) -> dict[str, Any]:
 def _near_misses(items: Sequence[Item], rng: random.Random) -> list[str]:
     """One wrong answer for each item, together as long as the right ones: else a reward model would learn length.
 
-    Each choice is random among the item's own misses and another item's answer, but leans against the surplus of characters so far.
+    Each choice is random among the item's own misses and another item's answer, but leans against the surplus of characters and
+    pieces so far.
     """
-    misses, surplus = [], 0
     by_task: dict[str, list[str]] = defaultdict(list)
     for item in items:
         by_task[item.task].append(item.answer)
+    whole_words = {word for item in items for word in item.answer.split()}
+    misses: list[str] = []
+    surplus = (0, 0)
     for item in items:
-        other = rng.choice(by_task[item.task])
-        choices = [miss for miss in (*item.near_misses, other) if miss != item.answer]
+        choices = [miss for miss in (*item.near_misses, rng.choice(by_task[item.task])) if miss != item.answer]
         choices = rng.sample(choices, min(3, len(choices)))
-        miss = min(choices, key=lambda text: abs(surplus + len(text) - len(item.answer)))
-        surplus += len(miss) - len(item.answer)
-        misses.append(miss)
+        sums = {miss: _added(surplus, miss, item.answer, whole_words) for miss in choices}
+        misses.append(min(choices, key=lambda miss: max(map(abs, sums[miss]))))
+        surplus = sums[misses[-1]]
     return misses
+
+
+def _added(surplus: tuple[int, int], miss: str, answer: str, whole_words: AbstractSet[str]) -> tuple[int, int]:
+    return surplus[0] + len(miss) - len(answer), surplus[1] + _num_pieces(miss, whole_words) - _num_pieces(answer, whole_words)
+
+
+def _num_pieces(text: str, whole_words: AbstractSet[str]) -> int:
+    """About the number of tokens: a known word is one, a cut one two; digits, Chinese characters and spaces are one each."""
+    pieces: list[str] = re.findall(r"[A-Za-z]+|.", text)
+    return len(pieces) + sum(piece.isascii() and len(piece) > 1 and piece not in whole_words for piece in pieces)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The tokenizer of the sample model: byte-level BPE with 768 entries, trained on the sample's training split (rule B3).
 
-Digits, Chinese characters and white space are tokens of their own, so a word has the same token at the start of an answer and in
-the middle of a question. Deterministic: the same text gives the same file.
+The sample's few words need fewer entries; the rest are reserved, as in other models, for whoever wants more markers. Digits, Chinese
+characters and white space are tokens of their own, so a word has the same token at the start of an answer and inside a question.
+Deterministic: the same text gives the same file.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ def train(texts: Iterable[str]) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    reserved = range(VOCAB_SIZE - tokenizer.get_vocab_size())
+    tokenizer.add_special_tokens([AddedToken(f"<reserved-{i}>", special=True, normalized=False) for i in reserved])
     return tokenizer
 
 
