@@ -147,4 +147,5 @@ def _merged(layer: Any, weight: Tensor) -> Tensor:
 
         full = bnb.dequantize_4bit(layer.base_layer.weight.data, layer.base_layer.weight.quant_state)
     dtype = full.dtype
-    return (full.float() + layer.get_delta_weight(ADAPTER).float()).to(dtype)
+    merged: Tensor = (full.float() + layer.get_delta_weight(ADAPTER).float()).to(dtype)
+    return merged

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, hf: PreTrainedModel) -> None:
         super().__init__()
-        self.hf = hf
+        self.hf: Any = hf
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, on_hidden: Callable[[Tensor, Head], T]) -> T:
         """`on_hidden(hidden_bth, head)`, where `head` turns hidden states (n, h) into logits (n, v)."""
@@ -47,7 +47,7 @@ class ScoreModel(nn.Module):
 
     def __init__(self, hf: PreTrainedModel, *, mean: float = 0.0) -> None:
         super().__init__()
-        self.hf = hf
+        self.hf: Any = hf
         self.mean = mean
         """Subtracted from every score. With the scale inside the head this is rule R5; a fresh model has 0."""
 
@@ -106,4 +106,4 @@ def without_dropout(model: nn.Module) -> nn.Module:
 
 def checkpoint_activations(hf: PreTrainedModel) -> None:
     """Recompute activations in the backward pass (`gradientCheckpointing`)."""
-    hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    hf.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})

@@ -162,7 +162,8 @@ def _whiten_together(batches: Sequence[Answers]) -> None:
     flat = torch.cat([batch.advantages.flatten() for batch in batches]).unsqueeze(0)
     mask = torch.cat([batch.mask.flatten() for batch in batches]).unsqueeze(0)
     white = whiten(flat, mask).squeeze(0)
-    for batch, part in zip(batches, white.split([batch.mask.numel() for batch in batches]), strict=True):
+    parts = torch.split(white, [batch.mask.numel() for batch in batches])
+    for batch, part in zip(batches, parts, strict=True):
         batch.advantages = part.view_as(batch.mask)
 
 

@@ -178,10 +178,11 @@ def _check_values(module: LanguageModel | ScoreModel, output: ModelOutput) -> Te
 
         def last_logits(hidden_bth: Tensor, head: Head) -> Tensor:
             last_bh = hidden_bth[torch.arange(len(ids)), mask.sum(dim=1) - 1]
-            logits: Tensor = head(last_bh)  # type: ignore[operator]  # a module, which can be called
+            logits: Tensor = head(last_bh)
             return logits.float().cpu()
 
-        return module(ids, mask, positions, last_logits)
+        found: Tensor = module(ids, mask, positions, last_logits)
+        return found
 
 
 def _compare(directory: Path, dtype: torch.dtype, device: torch.device, is_score: bool, output: ModelOutput, expected: Tensor) -> None:

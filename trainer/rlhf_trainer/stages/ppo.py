@@ -27,7 +27,7 @@ from rlhf_trainer.data.order import Cursor
 from rlhf_trainer.data.rows import PromptRow
 from rlhf_trainer.data.store import PreparedDataset
 from rlhf_trainer.errors import ConfigError, UnsupportedError
-from rlhf_trainer.loop import Loop
+from rlhf_trainer.loop import Loop, Part
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.rl import kl, rewards
 from rlhf_trainer.run import Run, StageResult
@@ -70,12 +70,13 @@ def run(run: Run) -> StageResult:
     with Reporter(run) as reporter:
         rollouts = Rollouts(run, config, strategy, models, prompts, reporter, controller, moments)
         updates = Updates(run, config, strategy, models, ema)
+        parts: dict[str, Part] = {"cursor": cursor, "kl": controller, "moments": moments, "facts": facts}
         loop = Loop(
             run,
             strategy,
             reporter,
             models={"policy": models.policy, "critic": models.critic},
-            parts={"cursor": cursor, "kl": controller, "moments": moments, "facts": facts} | updates.parts,
+            parts=parts | updates.parts,
             tensors={"ema": ema} if ema else {},
             total_steps=total_steps,
         )
@@ -120,7 +121,11 @@ def _complete(
 ) -> StageResult:
     """Policy and critic, in the layout that every later stage reads."""
     facts = {"metrics": metrics, "inputs": inputs.digests(run)}
-    common = {"stop_ids": prompts.stop_ids, "pad_id": prompts.pad_id, "check_ids": outputs.check_rows(prompts.train, "prompt_ids")}
+    common: dict[str, Any] = {
+        "stop_ids": prompts.stop_ids,
+        "pad_id": prompts.pad_id,
+        "check_ids": outputs.check_rows(prompts.train, "prompt_ids"),
+    }
     critic: Any = models.critic.module
     policy_output = outputs.ModelOutput(folder="model", source=models.policy_source, facts=facts, **common)
     critic_output = outputs.ModelOutput(folder="critic", source=models.critic_source, facts=facts | {"mean": critic.mean}, **common)

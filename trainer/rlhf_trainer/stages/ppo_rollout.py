@@ -89,7 +89,8 @@ class Rollouts:
         """Held-out prompts, by the checker that is never the reward model."""
         self.reporter.enter("evaluating")
         with self.strategy.rollout_weights(self.models.policy) as module:
-            metrics = self.examiner.measure(module.hf)
+            hf: Any = module.hf
+            metrics = self.examiner.measure(hf)
         self.reporter.update(metrics)
         self.reporter.samples(step, self.examiner.samples)
         return metrics
@@ -101,7 +102,8 @@ class Rollouts:
         rows = self.prompts.train.take(ids[:1] if is_spare else share)
         seeds = [row_seed(self.run.config.seed, step, row.row_id) for row in rows]
         with self.strategy.rollout_weights(self.models.policy) as module:
-            generated = experience.generate_answers(module.hf, rows, self.sampling, seeds, world.device)
+            hf: Any = module.hf
+            generated = experience.generate_answers(hf, rows, self.sampling, seeds, world.device)
         self.reporter.alive()
         size = self.run.config.plan.micro_batch_size if self.strategy.capabilities().accumulation else len(rows)
         minibatches = []
@@ -170,11 +172,12 @@ class Rollouts:
             )
 
     def _rows_that_fit(self) -> int:
-        config: Any = self.models.policy.module.hf.config  # type: ignore[union-attr]
+        hf: Any = self.models.policy.module.hf
+        config = hf.config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         tokens = self.config.max_prompt_length + self.config.max_new_tokens
-        return max(1, CACHE_BYTES // (2 * 4 * config.num_hidden_layers * heads * size * tokens))
+        return max(1, CACHE_BYTES // int(2 * 4 * config.num_hidden_layers * heads * size * tokens))
 
 
 def _select(generated: Any, rows: list[int]) -> Any:

@@ -98,7 +98,8 @@ class Updates:
         def loss_of(batch: Answers | ConversationBatch) -> Tensor:
             return ptx_loss(batch) if isinstance(batch, ConversationBatch) else ppo_loss(batch)
 
-        report = loop.update(trained, [*ptx_batches, *batches], loss_of, max_norm=config.gradient_clip, filler=filler)
+        mixed: list[Answers | ConversationBatch] = [*ptx_batches, *batches]
+        report = loop.update(trained, mixed, loss_of, max_norm=config.gradient_clip, filler=filler)
         tally.add("grad_norm", report.grad_norm)
         tally.add("learning_rate", report.learning_rate)
         if self.ema is not None:

@@ -82,7 +82,7 @@ def run(run: Run) -> StageResult:
 
 def perplexity(hf: nn.Module, rows: Sequence[ConversationRow], pad_id: int) -> float:
     """exp of the mean cross-entropy of all answer tokens of the rows."""
-    module, device = LanguageModel(hf), next(hf.parameters()).device  # type: ignore[arg-type]
+    module, device = LanguageModel(hf), next(hf.parameters()).device
     total, num_labels = 0.0, 0
     with torch.no_grad():
         for group in packing.micro_batches([len(row.input_ids) for row in rows], BATCH_ROWS):

@@ -156,9 +156,10 @@ class Stage:
         self.reporter.enter("evaluating")
         metrics = {}
         with self.strategy.rollout_weights(self.trained) as module:
+            hf: Any = module.hf
             if (loss := self._eval_loss(module)) is not None:
                 metrics["eval_loss"] = loss
-            metrics |= self.examiner.measure(module.hf) if thoroughly else self.examiner.glance(module.hf)
+            metrics |= self.examiner.measure(hf) if thoroughly else self.examiner.glance(hf)
         self.reporter.update(metrics)
         self.reporter.samples(self.loop.step, self.examiner.samples)
         self.reporter.enter("training")
