@@ -1,0 +1,125 @@
+"""The volume: created once, used as it is, waited for, and never replaced when it is lost."""
+
+from typing import Any
+
+from rlhf_api.status import StagePhase
+from tests.support.rig import PROFILE, Rig, one_stage
+
+CLAIMS = {**PROFILE, "storage": {"allowExistingClaims": True, "allowedClasses": ["slow"]}}
+
+
+def claim_of(rig: Rig) -> dict[str, Any]:
+    return rig.store.find("PersistentVolumeClaim", "team-a")[0]
+
+
+def set_phase(rig: Rig, phase: str) -> None:
+    rig.store.update_status("PersistentVolumeClaim", "team-a", claim_of(rig)["metadata"]["name"], {"phase": phase})
+
+
+def test_a_retained_claim_has_no_owner() -> None:
+    rig = Rig(one_stage())
+    rig.settle()
+    assert "ownerReferences" not in claim_of(rig)["metadata"]
+    assert claim_of(rig)["metadata"]["labels"]["rlhf.dev/job-uid"] == rig.uid
+    assert rig.condition("StorageReady") == ("True", "Bound", "")
+
+
+def test_a_claim_that_is_not_retained_goes_with_the_job() -> None:
+    rig = Rig(one_stage(storage={"size": "1Gi", "retain": False}))
+    rig.settle()
+    assert claim_of(rig)["metadata"]["ownerReferences"][0]["uid"] == rig.uid
+
+
+def test_the_access_mode_follows_from_who_uses_the_volume_together() -> None:
+    for changes, mode in (
+        ({}, "ReadWriteOnce"),
+        ({"topology": {"nodes": 2, "gpusPerNode": 0}}, "ReadWriteMany"),
+        ({"runPolicy": {"maxParallelStages": 2}}, "ReadWriteMany"),
+        ({"storage": {"size": "1Gi", "accessMode": "ReadWriteMany"}}, "ReadWriteMany"),
+    ):
+        rig = Rig(one_stage(**changes))
+        rig.settle()
+        assert claim_of(rig)["spec"]["accessModes"] == [mode]
+
+
+def test_a_class_that_binds_at_once_is_waited_for() -> None:
+    rig = Rig(one_stage(storage={"size": "1Gi", "storageClassName": "slow"}), CLAIMS)
+    rig.store.create("StorageClass", "", {"metadata": {"name": "slow"}, "volumeBindingMode": "Immediate"})
+    rig.settle()
+    rig.finish("prepare")
+    set_phase(rig, "Pending")
+    rig.finish("sft", 1)
+    assert rig.stage("sft").attempt == 1
+    assert rig.condition("StorageReady")[:2] == ("False", "Pending")
+    assert rig.requeue == 5
+    set_phase(rig, "Bound")
+    rig.settle()
+    assert rig.stage("sft").attempt == 2
+
+
+def test_a_class_that_waits_for_a_pod_is_bound_by_it() -> None:
+    rig = Rig(one_stage(storage={"size": "1Gi", "storageClassName": "slow"}), CLAIMS)
+    rig.store.create("StorageClass", "", {"metadata": {"name": "slow"}, "volumeBindingMode": "WaitForFirstConsumer"})
+    rig.settle()
+    set_phase(rig, "Pending")
+    rig.succeed("prepare")
+    assert rig.stage("sft").attempt == 1
+    assert rig.condition("StorageReady") == ("False", "Pending", "the first pod binds the claim")
+
+
+def test_a_lost_volume_starts_nothing_new_and_is_never_replaced() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    rig.store.delete("PersistentVolumeClaim", "team-a", claim_of(rig)["metadata"]["name"])
+    rig.settle()
+    assert rig.stage("sft").phase is StagePhase.RUNNING
+    rig.finish("sft", 1)
+    assert rig.stage("sft").phase is StagePhase.RESTARTING
+    assert rig.condition("StorageReady")[:2] == ("False", "Lost")
+    assert rig.store.find("PersistentVolumeClaim", "team-a") == []
+
+
+def test_a_claim_that_is_lost_or_being_deleted_counts_as_lost() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    set_phase(rig, "Lost")
+    rig.finish("sft", 1)
+    assert "is lost" in rig.condition("StorageReady")[2]
+
+
+class TestExistingClaim:
+    def rig(self, modes: list[str], **changes: Any) -> Rig:
+        rig = Rig(one_stage(storage={"existingClaim": "data"}, **changes), CLAIMS)
+        if modes:
+            rig.store.create("PersistentVolumeClaim", "team-a", {"metadata": {"name": "data"}, "spec": {"accessModes": modes}})
+            set_phase(rig, "Bound")
+        rig.settle()
+        return rig
+
+    def test_it_is_used_and_left_as_it_is(self) -> None:
+        rig = self.rig(["ReadWriteOnce"])
+        assert rig.jobs() == ["chat-prepare-r1"]
+        assert "labels" not in claim_of(rig)["metadata"]
+        assert rig.status.volume is not None
+        assert (rig.status.volume.claim_name, rig.status.volume.path) == ("data", rig.uid)
+
+    def test_until_it_exists_the_job_waits(self) -> None:
+        rig = self.rig([])
+        assert rig.condition("StorageReady") == ("False", "Pending", "claim data does not exist in namespace team-a")
+        assert rig.condition("Stalled")[:2] == ("True", "Pending")
+
+    def test_it_must_fit_a_gang(self) -> None:
+        rig = self.rig(["ReadWriteOnce"], topology={"nodes": 2, "gpusPerNode": 0})
+        assert rig.condition("StorageReady")[:2] == ("False", "AccessModeMismatch")
+        assert rig.jobs() == []
+
+    def test_being_deleted_it_is_lost(self) -> None:
+        rig = self.rig(["ReadWriteOnce"])
+        body = claim_of(rig)
+        body["metadata"]["finalizers"] = ["kubernetes.io/pvc-protection"]
+        rig.store.update("PersistentVolumeClaim", "team-a", body)
+        rig.store.delete("PersistentVolumeClaim", "team-a", "data")
+        rig.finish("prepare", 1)
+        assert "is being deleted" in rig.condition("StorageReady")[2]
