@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_cli.new_job import UNTIL
-from tests.unit.cli.conftest import Rlhf
+from tests.support.cli import Rlhf
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 HELLO = (EXAMPLES / "hello.yaml").read_text()

@@ -15,8 +15,8 @@ from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.session import LocalSession
 from rlhf_operator.local.workdir import Workdir
 from tests.support import fake_trainer
+from tests.support.cli import Rlhf
 from tests.support.eventually import eventually
-from tests.unit.cli.conftest import Rlhf
 
 HELLO = """\
 apiVersion: rlhf.dev/v1alpha1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.conftest import Rlhf
+from tests.support.cli import Rlhf
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
 COMMANDS = ("run", "resume", "cancel", "validate", "plan", "new", "get", "logs", "chat", "plot")

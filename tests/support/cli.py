@@ -1,0 +1,33 @@
+"""`rlhf` in this process: arguments in, exit code and what was printed out. Starting a Python for each call would take most of the time."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+
+from rlhf_cli.main import run
+
+
+class Called(NamedTuple):
+    """How a call ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Rlhf = Callable[..., Called]
+
+
+def rlhf_in(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rlhf:
+    """A function: `rlhf("validate", file)`. Lines are 140 wide and without colour."""
+    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments: object) -> Called:
+        with pytest.raises(SystemExit) as caught:
+            run([str(argument) for argument in arguments])
+        printed = capsys.readouterr()
+        return Called(int(caught.value.code or 0), printed.out, printed.err)
+
+    return call
