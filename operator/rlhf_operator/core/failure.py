@@ -51,7 +51,8 @@ def ending_of(job: LiveJob, pods: tuple[LivePod, ...]) -> Ending | None:
     """
     if job.failure == "DeadlineExceeded":
         return Ending(
-            outcome=Outcome.DEADLINE_EXCEEDED, message="the Job reached activeDeadlineSeconds: the time of its stage, or of the whole job, is used up"
+            outcome=Outcome.DEADLINE_EXCEEDED,
+            message="the Job reached activeDeadlineSeconds: the time of its stage, or of the whole job, is used up",
         )
     ours = tuple(pod for pod in pods if pod.owner_uid in ("", job.uid))
     culprit = first_failed_pod(ours)

@@ -67,7 +67,7 @@ class LocalCluster:
             await self._settle()
         finally:
             poller.cancel()
-            self.kubelet.kill_all()
+            await self.kubelet.close()
         return self.job()
 
     def job(self) -> Object:

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rlhf_api import names
+from rlhf_operator.local import pod_status
 from rlhf_operator.local.processes import PodProcess, Running, Runtime, environment_of, launcher_arguments
 from rlhf_operator.local.store import Store
 from rlhf_operator.shell.kube import NotFound, Object
@@ -40,6 +41,7 @@ class _Started:
     gpus: tuple[str, ...] = ()
     progress_port: int = 0
     is_ending: bool = False
+    is_killed: bool = False
     is_lost: bool = False
     is_out_of_memory: bool = False
     task: asyncio.Task[None] | None = None
@@ -78,7 +80,7 @@ class Kubelet:
                 continue
             message = "the pod ran without supervision after rlhf had ended, and was ended when the job was resumed"
             self._disrupt(pod, "TerminationByKubelet", message)
-            self._report_end(pod["metadata"]["uid"], pod, 137)
+            self._report_end(pod, 137)
             lost.append(pod["metadata"]["name"])
         return lost
 
@@ -90,8 +92,14 @@ class Kubelet:
     def kill_all(self) -> None:
         """End every process at once, without a checkpoint."""
         for started in self._pods.values():
-            if started.process is not None:
-                started.process.kill()
+            started.is_killed = True
+            self._kill(started)
+
+    async def close(self) -> None:
+        """End every process, and return when that is done: nothing outlives the kubelet."""
+        self.kill_all()
+        tasks = [started.task for started in self._pods.values() if started.task is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def is_busy(self) -> bool:
         """True while a started pod has not ended."""
@@ -114,9 +122,8 @@ class Kubelet:
         self.store.delete("Pod", pod["metadata"]["namespace"], name)
 
     def return_node(self, name: str) -> None:
-        """The lost node is back: its kubelet ends the pod, which then leaves."""
+        """The lost node is back: the next `sync` ends the pod, which then leaves."""
         self._pods[self._find(name)["metadata"]["uid"]].is_lost = False
-        self.sync()
 
     def run_out_of_memory(self, name: str) -> None:
         """The kernel kills the container for memory."""
@@ -130,12 +137,12 @@ class Kubelet:
         reason = self.held.get(_job_name(pod), "")
         gpus = self._free_gpus(pod)
         if gpus is None or reason == "Unschedulable":
-            self._report_unplaced(pod)
+            self._write(pod, pod_status.unplaced(pod, self.store.now(), self.node.gpu_resource))
             return
         pod["spec"]["nodeName"] = NODE
         pod = self.store.update("Pod", pod["metadata"]["namespace"], pod)
         if reason:
-            self._report_waiting(pod, reason)
+            self._write(pod, pod_status.waiting(pod, self.store.now(), reason))
             return
         started = _Started(gpus=gpus, progress_port=_free_port())
         self._pods[pod["metadata"]["uid"]] = started
@@ -146,24 +153,26 @@ class Kubelet:
         try:
             started.process = await self.runtime.start(self._process_of(pod, started))
         except OSError as error:
-            self._report_end(pod["metadata"]["uid"], pod, 128, f"cannot start the pod's process: {error}")
+            self._report_end(pod, 128, f"cannot start the pod's process: {error}")
             return
-        self._report_running(pod)
-        if started.is_ending:
+        self._write(pod, pod_status.running(pod, self.store.now()))
+        if started.is_killed:  # asked while the process was being created
+            started.process.kill()
+        elif started.is_ending:
             started.process.terminate()
         code = await started.process.wait()
         if started.is_lost:
             return  # the node does not answer: nobody learns of this end
-        self._report_end(pod["metadata"]["uid"], pod, code)
+        self._report_end(pod, code)
 
     def _end(self, pod: Object) -> None:
         started = self._pods.get(pod["metadata"]["uid"])
         if started is None:
-            self._report_end(pod["metadata"]["uid"], pod, 137)  # it never ran
+            self._report_end(pod, 137)  # it never ran
         elif started.is_lost:
             return
         elif started.task is not None and started.task.done():
-            self._report_end(pod["metadata"]["uid"], pod, 137)  # ended while its node was lost
+            self._report_end(pod, 137)  # ended while its node was lost
         elif not started.is_ending:
             started.is_ending = True
             if started.process is not None:
@@ -208,29 +217,8 @@ class Kubelet:
         return tuple(free[:wanted]) if wanted <= len(free) else None
 
     # ---- reports
-    def _report_unplaced(self, pod: Object) -> None:
-        message = f"0/1 nodes are available: 1 Insufficient {self.node.gpu_resource}."
-        self._write(
-            pod, {"phase": "Pending", "conditions": [_condition("PodScheduled", "False", "Unschedulable", message, pod, self.store.now())]}
-        )
-
-    def _report_waiting(self, pod: Object, reason: str) -> None:
-        container = {
-            "name": names.CONTAINER,
-            "ready": False,
-            "state": {"waiting": {"reason": reason, "message": f"held by a test: {reason}"}},
-        }
-        self._write(pod, {"phase": "Pending", "conditions": [self._scheduled(pod)], "containerStatuses": [container]})
-
-    def _report_running(self, pod: Object) -> None:
-        now = self.store.now()
-        container = {"name": names.CONTAINER, "ready": True, "state": {"running": {"startedAt": now}}}
-        conditions = [self._scheduled(pod), _condition("Ready", "True", "", "", pod, now)]
-        self._write(
-            pod, {"phase": "Running", "podIP": "127.0.0.1", "startTime": now, "conditions": conditions, "containerStatuses": [container]}
-        )
-
-    def _report_end(self, uid: str, pod: Object, code: int, message: str = "") -> None:
+    def _report_end(self, pod: Object, code: int, message: str = "") -> None:
+        uid = pod["metadata"]["uid"]
         try:
             pod = self.store.get("Pod", pod["metadata"]["namespace"], pod["metadata"]["name"])
         except NotFound:
@@ -238,13 +226,9 @@ class Kubelet:
         if pod["metadata"]["uid"] != uid:
             return
         started = self._pods.get(uid)
-        reason = "OOMKilled" if started and started.is_out_of_memory else "Completed" if code == 0 else "Error"
-        state = {"exitCode": code, "reason": reason, "finishedAt": self.store.now(), "message": message or self._message(pod)}
-        kept = [condition for condition in pod["status"].get("conditions", []) if condition["type"] != "Ready"]
-        conditions = [*kept, _condition("Ready", "False", "PodCompleted", "", pod, self.store.now())]
-        container = {"name": names.CONTAINER, "ready": False, "state": {"terminated": state}}
-        phase = "Succeeded" if code == 0 else "Failed"
-        self._write(pod, {**pod["status"], "phase": phase, "conditions": conditions, "containerStatuses": [container]})
+        is_out_of_memory = started is not None and started.is_out_of_memory
+        words = message or self._message(pod)
+        self._write(pod, pod_status.ended(pod, self.store.now(), code, words, is_out_of_memory=is_out_of_memory))
         if "deletionTimestamp" in pod["metadata"]:
             self._remove(pod)
 
@@ -255,12 +239,7 @@ class Kubelet:
             return
 
     def _disrupt(self, pod: Object, reason: str, message: str) -> None:
-        kept = [condition for condition in pod["status"].get("conditions", []) if condition["type"] != "DisruptionTarget"]
-        conditions = [*kept, _condition("DisruptionTarget", "True", reason, message, pod, self.store.now())]
-        self._write(pod, {**pod["status"], "conditions": conditions})
-
-    def _scheduled(self, pod: Object) -> Object:
-        return _condition("PodScheduled", "True", "", "", pod, self.store.now())
+        self._write(pod, pod_status.disrupted(pod, self.store.now(), reason, message))
 
     def _message(self, pod: Object) -> str:
         path = self.node.directory / "pods" / pod["metadata"]["name"] / "termination-log"
@@ -281,14 +260,6 @@ def log_file(directory: Path, pod: Object) -> Path:
     labels = pod["metadata"]["labels"]
     attempt = f"{labels.get(names.LABEL_STAGE, 'none')}-r{labels.get(names.LABEL_ATTEMPT, '0')}"
     return directory / "logs" / attempt / f"pod-{labels[names.LABEL_COMPLETION_INDEX]}.log"
-
-
-def _condition(kind: str, value: str, reason: str, message: str, pod: Object, now: str) -> Object:
-    """A pod condition; the transition time of an equal earlier one stays."""
-    for condition in pod["status"].get("conditions", []):
-        if condition["type"] == kind and condition["status"] == value:
-            now = condition["lastTransitionTime"]
-    return {"type": kind, "status": value, "reason": reason, "message": message, "lastTransitionTime": now}
 
 
 def _job_name(pod: Object) -> str:
