@@ -30,15 +30,18 @@ class Launcher:
     directory: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
 
-    def start(self, stage: str, *, workers: int = 1, nodes: int = 1, node: int = 0, port: int = 0, **changes: Any) -> subprocess.Popen[str]:
+    def start(
+        self, behaviour: str, *, workers: int = 1, nodes: int = 1, node: int = 0, port: int = 0, kind: str = "Prepare", **changes: Any
+    ) -> subprocess.Popen[str]:
         gang = run_wire()["gang"] | {"nodes": nodes, "processesPerNode": workers, "worldSize": nodes * workers}
-        # A Prepare worker loads no torch: what one worker's launcher does is the same for all stages.
-        kind = {} if nodes * workers > 1 else {"stage": {"name": "sft", "type": "Prepare"}, "config": {"models": [], "datasets": []}}
-        content = json.dumps(run_wire(**{"gang": gang} | kind | changes)).encode()
+        # A Prepare worker loads no torch: most of what a launcher does is the same for all stages.
+        stage: dict[str, Any] = {"stage": {"name": "sft", "type": kind}, "gang": gang}
+        stage |= {"config": {"models": [], "datasets": []}} if kind == "Prepare" else {}
+        content = json.dumps(run_wire(**stage | changes)).encode()
         run_file = self.directory / "run.json"
         run_file.write_bytes(content)
         environment = os.environ | {
-            "FAKE_STAGE": stage, "PET_NNODES": str(nodes), "PET_NPROC_PER_NODE": str(workers), "PET_NODE_RANK": str(node),
+            "FAKE_STAGE": behaviour, "PET_NNODES": str(nodes), "PET_NPROC_PER_NODE": str(workers), "PET_NODE_RANK": str(node),
             "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port), "RLHF_RUN_SHA256": run_sha256(content),
             "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
         }  # fmt: skip
@@ -48,8 +51,8 @@ class Launcher:
         self.started.append(process)
         return process
 
-    def run(self, stage: str, **arguments: Any) -> tuple[int, dict[str, Any]]:
-        code = self.start(stage, **arguments).wait(timeout=120)
+    def run(self, behaviour: str, **arguments: Any) -> tuple[int, dict[str, Any]]:
+        code = self.start(behaviour, **arguments).wait(timeout=200)
         return code, self.last_words()
 
     def last_words(self, node: int = 0) -> dict[str, Any]:
@@ -61,7 +64,7 @@ class Launcher:
         return self.directory / "volume" / "uid-1" / "stages" / "sft" / "r1"
 
     def wait_until_running(self, num_workers: int = 1) -> None:
-        eventually(lambda: all((self.attempt / f"running-{rank}").exists() for rank in range(num_workers)), 60)
+        eventually(lambda: all((self.attempt / f"running-{rank}").exists() for rank in range(num_workers)), 120)
 
 
 @pytest.fixture
@@ -75,7 +78,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
             process.stderr.close()
 
 
-@pytest.mark.parametrize(("stage", "code", "outcome"), [
+@pytest.mark.parametrize(("behaviour", "code", "outcome"), [
     pytest.param("error:ConfigError", 64, "ConfigInvalid", id="settings"),
     pytest.param("error:DataError", 65, "DataInvalid", id="data"),
     pytest.param("error:InputError", 66, "InputInvalid", id="inputs"),
@@ -90,8 +93,8 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
     pytest.param("signal:SIGKILL", 137, "HostOutOfMemory", id="killed"),
     pytest.param("signal:SIGSEGV", 139, "AppError", id="crashed"),
 ])  # fmt: skip
-def test_exit_code_and_last_words(launcher: Launcher, stage: str, code: int, outcome: str) -> None:
-    assert launcher.run(stage) == (code, launcher.last_words())
+def test_exit_code_and_last_words(launcher: Launcher, behaviour: str, code: int, outcome: str) -> None:
+    assert launcher.run(behaviour) == (code, launcher.last_words())
     words = launcher.last_words()
     assert (words["outcome"], words["exitCode"]) == (outcome, code)
     assert words["message"].startswith(socket.gethostname())
@@ -110,12 +113,11 @@ def test_single_worker_needs_no_torch_in_the_launcher() -> None:
 
 
 def test_workers_are_offline(launcher: Launcher) -> None:
-    stage = {"stage": run_wire()["stage"], "config": run_wire()["config"]}
-    assert launcher.run("environment", **stage)[0] == 0
+    assert launcher.run("environment", kind="SFT")[0] == 0
     assert (launcher.attempt / "environment").read_text().splitlines() == ["HF_HUB_OFFLINE=1", "OMP_NUM_THREADS=1"]
 
 
-def test_a_changed_run_file_is_refused(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_run_file_is_refused(launcher: Launcher) -> None:
     process = launcher.start("succeed")
     process.wait(timeout=60)
     environment = os.environ | {"RLHF_RUN_SHA256": "0" * 64}
@@ -171,17 +173,21 @@ def test_worker_dies_with_a_killed_launcher(launcher: Launcher) -> None:
 
 
 def test_gang_of_two_on_one_node_meets(launcher: Launcher) -> None:
-    code, words = launcher.run("meet", workers=2)
+    code, words = launcher.run("meet", workers=2, kind="SFT")
     assert (code, words["step"]) == (0, 2)
 
 
-@pytest.mark.parametrize(("stage", "code"), [
+@pytest.mark.parametrize(("behaviour", "code"), [
     pytest.param("exit:2", 2, id="a code that nobody chose"),
     pytest.param("signal:SIGKILL", 137, id="killed"),
-    pytest.param("fail:1", 76, id="a local cause is not hidden by the lost peer"),
 ])  # fmt: skip
-def test_exit_codes_of_a_gang_arrive_unchanged(launcher: Launcher, stage: str, code: int) -> None:
-    assert launcher.run(stage, workers=2)[0] == code
+def test_exit_codes_of_a_gang_arrive_unchanged(launcher: Launcher, behaviour: str, code: int) -> None:
+    assert launcher.run(behaviour, workers=2)[0] == code
+
+
+def test_a_lost_peer_does_not_hide_the_local_cause(launcher: Launcher) -> None:
+    code, words = launcher.run("fail:1", workers=2, kind="SFT")
+    assert (code, words["rank"]) == (76, 1)
 
 
 def test_sigterm_to_a_gang_lets_all_workers_save(launcher: Launcher) -> None:
@@ -195,8 +201,8 @@ def test_sigterm_to_a_gang_lets_all_workers_save(launcher: Launcher) -> None:
 
 def test_two_nodes_meet(launcher: Launcher) -> None:
     port = _free_port()
-    nodes = [launcher.start("meet", nodes=2, node=node, port=port) for node in (0, 1)]
-    assert [node.wait(timeout=120) for node in nodes] == [0, 0]
+    nodes = [launcher.start("meet", nodes=2, node=node, port=port, kind="SFT") for node in (0, 1)]
+    assert [node.wait(timeout=200) for node in nodes] == [0, 0]
     assert launcher.last_words(0)["outputDigest"].startswith("sha256:")
     assert "outputDigest" not in launcher.last_words(1)
 
@@ -208,7 +214,7 @@ def test_missing_node_is_named(launcher: Launcher) -> None:
     assert "missing node ranks 1,2 of 3" in words["message"]
 
 
-def test_unknown_master_is_retried_until_the_deadline(launcher: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_master_is_retried_until_the_deadline(launcher: Launcher) -> None:
     deadlines = {"startupSeconds": 3, "progressSeconds": 60, "shutdownSeconds": 5}
     code = launcher.start("meet", nodes=2, node=1, port=_free_port(), deadlines=deadlines).wait(timeout=60)
     assert code == 73

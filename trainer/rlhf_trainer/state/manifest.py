@@ -109,7 +109,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    paths = [path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST]
+    paths = [path for path in directory.rglob("*") if path.is_file() and path != directory / MANIFEST]
     return iter(sorted(paths, key=lambda path: path.relative_to(directory).as_posix()))
 
 

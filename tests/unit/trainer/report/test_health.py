@@ -1,0 +1,119 @@
+"""Health verdicts: the table of trainer.md section 5, row by row."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from rlhf_api.stages import StageType
+from rlhf_trainer.report import health
+from rlhf_trainer.report.health import Level, Window
+
+OK, WARN, BAD = Level.OK, Level.WARN, Level.BAD
+
+
+def window(**series: list[float]) -> Window:
+    """Steps in which each metric takes its values in turn."""
+    result = Window()
+    for index in range(max(len(values) for values in series.values())):
+        result = result.add({name: values[index] for name, values in series.items() if index < len(values)})
+    return result
+
+
+def level_of(metric: str, stage: StageType, seen: Window, kl_target: float | None = None) -> Level:
+    return health.level([verdict for verdict in health.judge(stage, seen, kl_target) if verdict.metric == metric])
+
+
+@pytest.mark.parametrize(("metric", "last", "level"), [
+    ("ratio_max", 2.9, OK), ("ratio_max", 5.0, WARN), ("ratio_max", 11.0, BAD),
+    ("clip_fraction", 0.1, OK), ("clip_fraction", 0.3, WARN), ("clip_fraction", 0.5, BAD),
+    ("vf_explained_var", 0.1, OK), ("vf_explained_var", -0.2, WARN), ("vf_explained_var", -0.6, BAD),
+    ("eos_fraction", 0.95, OK), ("eos_fraction", 0.7, WARN), ("eos_fraction", 0.3, BAD),
+])  # fmt: skip
+def test_ppo_ranges_of_the_last_value(metric: str, last: float, level: Level) -> None:
+    assert level_of(metric, StageType.PPO, window(**{metric: [last]})) is level
+
+
+@pytest.mark.parametrize(("kl", "target", "level"), [
+    pytest.param([3.0], 2.0, OK, id="within twice the target"),
+    pytest.param([7.0], 2.0, WARN, id="above twice"),
+    pytest.param([11.0], 2.0, BAD, id="above five times"),
+    pytest.param([100.0], None, OK, id="no target, no verdict"),
+    pytest.param([-1.5] * 9, None, OK, id="negative for nine steps"),
+    pytest.param([-1.5] * 10, None, BAD, id="negative for ten steps: sampling mismatch"),
+    pytest.param([-1.5] * 9 + [0.0], None, OK, id="negative, then not"),
+])  # fmt: skip
+def test_kl_against_its_target(kl: list[float], target: float | None, level: Level) -> None:
+    assert level_of("kl_mean", StageType.PPO, window(kl_mean=kl), target) is level
+
+
+@pytest.mark.parametrize(("metric", "last", "level"), [
+    ("entropy", 0.5, OK), ("entropy", 0.3, WARN), ("entropy", 0.05, BAD),
+    ("answer_tokens_mean", 1.9, OK), ("answer_tokens_mean", 3.0, WARN), ("answer_tokens_mean", 5.0, BAD),
+    ("answer_tokens_mean", 0.4, WARN), ("answer_tokens_mean", 0.2, BAD),
+])  # fmt: skip
+def test_ranges_against_the_first_ten_steps(metric: str, last: float, level: Level) -> None:
+    assert level_of(metric, StageType.PPO, window(**{metric: [1.0] * 10 + [last]})) is level
+    assert level_of(metric, StageType.PPO, window(**{metric: [1.0] * 9 + [last]})) is OK  # not yet ten
+
+
+def test_falling_reward_is_worse_when_the_kl_rises() -> None:
+    falling = [1 - step / 30 for step in range(30)]
+    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling)) is WARN
+    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling, kl_mean=falling[::-1])) is BAD
+    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling[::-1])) is OK
+    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling[:20])) is OK  # too few
+
+
+def test_noise_is_no_trend() -> None:
+    noisy = [1.0 if step % 2 else -1.0 for step in range(30)]
+    assert window(reward_norm=noisy).trend("reward_norm") == 0
+
+
+def test_falling_accuracy_while_the_reward_rises_is_hacking() -> None:
+    rising = [step / 30 for step in range(30)]
+    assert level_of("exact_match", StageType.PPO, window(exact_match=[0.9, 0.89])) is OK
+    assert level_of("exact_match", StageType.PPO, window(exact_match=[0.9, 0.8])) is WARN
+    assert level_of("exact_match", StageType.PPO, window(exact_match=[0.9] * 29 + [0.8], reward_mean=rising)) is BAD
+
+
+@pytest.mark.parametrize(("last", "level"), [(5.0, OK), (20.0, WARN), (60.0, BAD), (math.nan, BAD), (math.inf, BAD)])
+def test_gradient_norm_against_its_running_median(last: float, level: Level) -> None:
+    assert level_of("grad_norm", StageType.SFT, window(grad_norm=[1.0] * 20 + [last])) is level
+
+
+@pytest.mark.parametrize(("loss", "level"), [
+    pytest.param([2 - step / 200 for step in range(200)], OK, id="falling"),
+    pytest.param([2.0] * 199, OK, id="flat, but not for long"),
+    pytest.param([2.0] * 200, WARN, id="flat for 200 steps"),
+    pytest.param([2 + step / 50 for step in range(50)], BAD, id="rising for 50 steps"),
+])  # fmt: skip
+def test_sft_loss(loss: list[float], level: Level) -> None:
+    assert level_of("loss", StageType.SFT, window(loss=loss)) is level
+
+
+@pytest.mark.parametrize(("accuracy", "level"), [(0.7, OK), (0.57, WARN), (0.5, BAD)])
+def test_reward_model_accuracy(accuracy: float, level: Level) -> None:
+    assert level_of("accuracy", StageType.REWARD_MODEL, window(accuracy=[accuracy])) is level
+
+
+@pytest.mark.parametrize(("correlation", "level"), [(0.3, OK), (-0.5, WARN), (0.5, WARN)])
+def test_reward_that_follows_length(correlation: float, level: Level) -> None:
+    assert level_of("length_correlation", StageType.REWARD_MODEL, window(length_correlation=[correlation])) is level
+
+
+def test_worst_comes_first_and_says_what_to_do() -> None:
+    verdicts = health.judge(StageType.PPO, window(ratio_max=[4.0], clip_fraction=[0.9]))
+    assert [verdict.metric for verdict in verdicts] == ["clip_fraction", "ratio_max"]
+    assert all(verdict.action and verdict.reason for verdict in verdicts)
+    assert health.level(verdicts) is BAD
+
+
+def test_evaluations_between_steps_do_not_hide_the_first_ten() -> None:
+    seen = Window()
+    for step in range(12):
+        seen = seen.add({"entropy": 1.0})
+        if step == 3:
+            seen = seen.add({"eval_loss": 0.5})
+    assert seen.baseline("entropy") == 1.0
