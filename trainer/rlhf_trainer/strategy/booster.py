@@ -20,7 +20,7 @@ from rlhf_trainer.errors import UnsupportedError
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import host, masters, sharded
 from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
-from rlhf_trainer.strategy.plain import freeze, full_weights, tensors_of
+from rlhf_trainer.strategy.plain import PlainStrategy, freeze, full_weights, tensors_of
 from rlhf_trainer.strategy.world import World
 
 log = logging.getLogger(__name__)
@@ -28,17 +28,14 @@ log = logging.getLogger(__name__)
 NO_LIMIT = float("inf")
 
 
-class DDPStrategy:
-    """A full copy on every worker; gradients are averaged."""
+class DDPStrategy(PlainStrategy):
+    """A full copy on every worker, so everything as with one worker, but gradients are averaged."""
 
     name = "ddp"
 
     def __init__(self, run: Run) -> None:
         self.world = world_of(run)
         host.activate()
-
-    def capabilities(self) -> Capabilities:
-        return CAPABILITIES[self.name]
 
     def prepare(self, model: nn.Module, config: OptimizerConfig | None, frozen: bool = False) -> Trained:
         model.to(self.world.device)
@@ -59,21 +56,6 @@ class DDPStrategy:
 
     def backward(self, trained: Trained, loss: Tensor) -> None:
         (loss * self.world.size).backward()  # type: ignore[no-untyped-call]
-
-    def step(self, trained: Trained, max_norm: float) -> StepReport:
-        return masters.step(trained, max_norm)
-
-    def rollout_weights(self, trained: Trained) -> AbstractContextManager[nn.Module]:
-        return full_weights(trained.module)
-
-    def state(self, trained: Trained) -> Iterator[tuple[str, Tensor]]:
-        return masters.state(trained)
-
-    def load_state(self, trained: Trained, read: Callable[[str], Tensor]) -> None:
-        masters.load_state(trained, read)
-
-    def export(self, trained: Trained) -> Iterator[tuple[str, Tensor]]:
-        return tensors_of(trained.module)
 
 
 class ZeroStrategy:
