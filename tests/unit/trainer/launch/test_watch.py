@@ -1,0 +1,81 @@
+"""What the watch does beside the workers, with real child processes (rules L3, L7)."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlhf_api.run_config import Deadlines
+from rlhf_trainer.exchange import Exchange
+from rlhf_trainer.launch_watch import Watch
+from rlhf_trainer.run import StopFlag
+
+WORKER = """
+import faulthandler, signal, sys, threading
+from pathlib import Path
+from rlhf_trainer.exchange import Exchange
+exchange, ignores = Exchange(Path(sys.argv[1])), sys.argv[2] == "ignore"
+asked = threading.Event()
+signal.signal(signal.SIGTERM, lambda *_: None if ignores else asked.set())
+faulthandler.register(signal.SIGUSR1, file=exchange.stacks(0).open("w"))
+exchange.heartbeat(0).beat("training", 5)
+def waits_for_a_peer():
+    while not asked.wait(0.05):
+        pass
+waits_for_a_peer()
+sys.exit(75)
+"""
+
+
+class Started:
+    def __init__(self, directory: Path, behaviour: str, deadlines: Deadlines) -> None:
+        with Exchange.create(1) as exchange:
+            directory.mkdir(exist_ok=True)
+            (directory / "pulses").write_bytes((exchange.directory / "pulses").read_bytes())
+        self.stop = StopFlag()
+        self.watch = Watch(Exchange(directory), 1, deadlines, self.stop)
+        self.child = subprocess.Popen([sys.executable, "-c", WORKER, str(directory), behaviour])
+        self.watch.begin()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[object]:
+    started: list[Started] = []
+
+    def begin(behaviour: str, progress: int = 60, grace: int = 60) -> Started:
+        deadlines = Deadlines(startup_seconds=60, progress_seconds=progress, shutdown_seconds=grace)
+        started.append(Started(tmp_path / "exchange", behaviour, deadlines))
+        return started[-1]
+
+    yield begin
+    for each in started:
+        each.watch.close()
+        each.child.kill()
+        each.child.wait()
+
+
+def test_a_stop_request_is_forwarded(start: object) -> None:
+    run = start("obey")  # type: ignore[operator]
+    run.stop.set()
+    assert run.child.wait(timeout=30) == 75
+    assert run.watch.stall is None
+
+
+def test_a_worker_that_ignores_it_is_killed_after_the_grace_period(start: object) -> None:
+    run = start("ignore", grace=1)  # type: ignore[operator]
+    run.stop.set()
+    assert run.child.wait(timeout=30) == -signal.SIGKILL
+
+
+def test_a_silent_worker_is_dumped_and_killed(start: object, capfd: pytest.CaptureFixture[str]) -> None:
+    run = start("obey", progress=1)  # type: ignore[operator]
+    assert run.child.wait(timeout=30) == -signal.SIGKILL
+    run.watch.close()
+    assert "waits_for_a_peer" in (run.watch.stall or "")
+    assert "state training, step 5" in (run.watch.stall or "")
+    assert "waits_for_a_peer" in capfd.readouterr().err
