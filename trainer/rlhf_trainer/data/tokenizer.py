@@ -11,6 +11,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
+from rlhf_trainer.data.store import file_sha256
 from rlhf_trainer.data.template import NAMED, Template
 from rlhf_trainer.errors import ConfigError, InputError, UnsupportedError
 
@@ -32,17 +33,20 @@ class ModelTokenizer:
     """Rows of the embedding, from config.json."""
     context: int | None
     """Longest sequence that the model was made for, in tokens; None when its configuration does not say."""
+    adds_bos: bool = False
+    """The model was trained on texts that begin with `bos_token`: its tokenizer puts it there."""
+    sha256: str = ""
+    """Of tokenizer.json."""
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
         """Token ids and character offsets. Special tokens come from the template only; a BOS that it leaves out is added here."""
-        bos = self.bos_token if self._adds_bos else ""
-        whole = [text if not bos or text.startswith(bos) else bos + text for text in texts]
+        whole = [self.missing_bos(text) + text for text in texts]
         encodings: list[Encoding] = self.tokenizer.encode_batch(whole, add_special_tokens=False)
         return encodings
 
     def missing_bos(self, text: str) -> str:
         """What `encode` puts before the text: character offsets are counted from there."""
-        return self.bos_token if self._adds_bos and not text.startswith(self.bos_token) else ""
+        return self.bos_token if self.adds_bos and not text.startswith(self.bos_token) else ""
 
     def template(self, name: str) -> Template:
         """The template that `spec.model.chatTemplate` names; `auto` is the one that came with the model.
@@ -68,17 +72,13 @@ class ModelTokenizer:
 
     def fingerprint(self) -> str:
         """sha256 of everything that decides how a text becomes ids."""
-        settings = json.dumps([self.bos_token, self.eos_token, self.pad_id, self.eos_ids])
-        return hashlib.sha256((self.tokenizer.to_str() + settings).encode()).hexdigest()
+        settings = json.dumps([self.sha256, self.bos_token, self.eos_token, self.pad_id, self.eos_ids])
+        return hashlib.sha256(settings.encode()).hexdigest()
 
     def vocabulary(self) -> dict[str, int]:
         """Every token with its id: two models can exchange ids only when these are equal."""
         vocabulary: dict[str, int] = self.tokenizer.get_vocab(with_added_tokens=True)
         return vocabulary
-
-    @property
-    def _adds_bos(self) -> bool:
-        return bool(self.bos_token) and self.tokenizer.encode("").tokens[:1] == [self.bos_token]
 
 
 def load_tokenizer(directory: Path) -> ModelTokenizer:
@@ -118,6 +118,8 @@ def load_tokenizer(directory: Path) -> ModelTokenizer:
         chat_template=_chat_template(directory, settings),
         vocab_size=vocab_size,
         context=text_config.get("max_position_embeddings"),
+        adds_bos=bool(bos) and tokenizer.encode("").tokens[:1] == [bos],
+        sha256=file_sha256(directory / _TOKENIZER),
     )
 
 

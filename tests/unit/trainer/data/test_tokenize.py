@@ -28,7 +28,15 @@ def tokenizer() -> ModelTokenizer:
     own.add_special_tokens(list(MARKERS))
     own.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
     return ModelTokenizer(
-        tokenizer=own, bos_token="<s>", eos_token="</s>", pad_id=2, eos_ids=(2,), chat_template=None, vocab_size=1024, context=None
+        tokenizer=own,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_id=2,
+        eos_ids=(2,),
+        chat_template=None,
+        vocab_size=1024,
+        context=None,
+        adds_bos=True,
     )
 
 
