@@ -23,8 +23,10 @@ BLOCK_WEIGHTS = 64
 """NF4: weights that share a scale."""
 BLOCK_SCALES = 256
 """NF4 with double quantization: scales that share a scale of their own."""
-TABLE_BYTES = 16 * 4 + 256 * 4
-"""NF4: the two code books that bitsandbytes stores beside every weight."""
+TABLE_BYTES = 16 * 4 + 256 * 4 + 170
+"""NF4: what bitsandbytes stores beside every weight: two code books, and a description of the format as JSON (measured)."""
+SINGLE_TABLE_BYTES = 16 * 4 + 100
+"""The same without double quantization."""
 QUANTIZED_KINDS = ("Linear4bit", "Linear8bitLt")
 
 
@@ -117,5 +119,6 @@ def dequantized(layer: Any) -> Tensor:
 
 def _nf4_bytes(num_weights: int, *, double_quant: bool) -> int:
     num_scales = -(-num_weights // BLOCK_WEIGHTS)
-    scales = num_scales + 4 * -(-num_scales // BLOCK_SCALES) if double_quant else 4 * num_scales
-    return -(-num_weights // 2) + scales + TABLE_BYTES
+    if not double_quant:
+        return -(-num_weights // 2) + 4 * num_scales + SINGLE_TABLE_BYTES
+    return -(-num_weights // 2) + num_scales + 4 * -(-num_scales // BLOCK_SCALES) + TABLE_BYTES

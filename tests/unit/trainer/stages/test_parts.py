@@ -1,0 +1,150 @@
+"""The small parts of the stages: facts, tallies, averages, pair metrics, cards, step counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlhf_api.inputs import Dataset
+from rlhf_api.ppo import PPO
+from rlhf_api.stages import RewardModel
+from rlhf_trainer.errors import GateFailed, InputError
+from rlhf_trainer.stages import reward, setup
+from rlhf_trainer.stages.card import Card
+from rlhf_trainer.stages.ema import Ema
+from rlhf_trainer.stages.evaluate import choose_rows
+from rlhf_trainer.stages.facts import Facts
+from rlhf_trainer.stages.ppo_models import num_updates
+from rlhf_trainer.stages.tally import Tally
+from rlhf_trainer.strategy.world import World
+from tests.support.training import conversations
+
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def test_facts_survive_a_resume_and_refuse_other_inputs() -> None:
+    facts = Facts({"base_exact_match": 0.1}, pinned={"policy": "sha256:a"})
+    facts.add({"exact_match": 0.5})
+    again = Facts(pinned={"policy": "sha256:a"})
+    again.restore(facts.state())
+    assert again.metrics == {"base_exact_match": 0.1, "exact_match": 0.5}
+    with pytest.raises(InputError, match="other inputs: policy"):
+        Facts(pinned={"policy": "sha256:b"}).restore(facts.state())
+
+
+def test_a_tally_weighs_items_alike() -> None:
+    tally = Tally()
+    tally.add("length", 10, 2)
+    tally.add("length", 2, 2)
+    tally.add_means({"clip": 0.5}, 4)
+    tally.add("never", 0.0, 0)
+    tally.highest("ratio", 1.0)
+    tally.highest("ratio", torch.tensor(3.0))
+    assert tally.over(ALONE) == {"length": 3.0, "clip": 0.5, "ratio": 3.0}
+
+
+def test_an_average_is_the_closed_form_after_k_steps() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    ema = Ema(module, decay=0.9)
+    expected = 1.0
+    for value in (2.0, 3.0, 5.0):
+        with torch.no_grad():
+            module.weight.fill_(value)
+        ema.update(module)
+        expected = 0.9 * expected + 0.1 * value
+    restored = Ema(module, decay=0.9)
+    restored.load_state(dict(ema.state()).__getitem__)
+    restored.copy_to(module)
+    assert float(module.weight) == pytest.approx(expected)
+
+
+PAIRS: list[dict[str, Any]] = [
+    {"chosen": 2.0, "rejected": 1.0, "source": "a", "chosen_tokens": 4, "rejected_tokens": 2},
+    {"chosen": 0.0, "rejected": 0.0, "source": "a", "chosen_tokens": 2, "rejected_tokens": 2},
+    {"chosen": 0.0, "rejected": 3.0, "source": "b", "chosen_tokens": 2, "rejected_tokens": 5},
+]
+
+
+def test_pair_metrics_count_ties_half_and_tell_sources_apart() -> None:
+    metrics = reward.pair_metrics(PAIRS)
+    assert metrics["accuracy"] == pytest.approx(0.5)
+    assert metrics["accuracy_a"] == pytest.approx(0.75)
+    assert metrics["accuracy_b"] == 0.0
+    assert metrics["margin"] == pytest.approx(-2 / 3)
+    assert metrics["length_correlation"] > 0.9
+
+
+def test_swapping_the_answers_turns_the_accuracy_round() -> None:
+    swapped = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in PAIRS]
+    assert reward.pair_metrics(swapped)["accuracy"] == pytest.approx(1 - reward.pair_metrics(PAIRS)["accuracy"])
+
+
+def test_pearson_of_something_constant_is_zero() -> None:
+    assert reward.pearson(torch.ones(3), torch.arange(3.0)) == 0.0
+    assert reward.pearson(torch.arange(3.0), -torch.arange(3.0)) == pytest.approx(-1)
+
+
+def test_the_gate_names_accuracy_and_limit() -> None:
+    config = RewardModel(dataset=Dataset(uri="pvc://c/d"), min_accuracy=0.7)
+    with pytest.raises(GateFailed, match=r"minAccuracy: held-out accuracy 0\.500 must be at least 0\.7"):
+        reward._check_gate(config, {"accuracy": 0.5})
+    reward._check_gate(config, {"accuracy": 0.7})
+    reward._check_gate(config.model_copy(update={"min_accuracy": 0.0}), {"accuracy": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "steps", "expected"),
+    [
+        pytest.param(
+            {"rollout_batch_size": 8, "minibatch_size": 4, "critic_warmup_steps": 1}, 100, 3, (4, 6), id="warm-up is the critic's alone"
+        ),
+        pytest.param(
+            {"rollout_batch_size": 8, "minibatch_size": 4, "critic_warmup_steps": 0, "epochs_per_rollout": 2},
+            100,
+            2,
+            (8, 8),
+            id="epochs multiply",
+        ),
+        pytest.param(
+            {"rollout_batch_size": 8, "minibatch_size": 4, "critic_warmup_steps": 0},
+            10,
+            4,
+            (6, 6),
+            id="short last windows have fewer minibatches",
+        ),
+    ],
+)
+def test_optimizer_steps_of_policy_and_critic(settings: dict[str, int], rows: int, steps: int, expected: tuple[int, int]) -> None:
+    assert num_updates(PPO(prompts=Dataset(uri="pvc://c/d"), **settings), rows, steps) == expected
+
+
+def test_measured_rows_are_spread_and_fewer_for_large_models_on_a_cpu() -> None:
+    rows = conversations(600)
+    assert len(choose_rows(rows, num_parameters=10**6, device="cpu")) == 256
+    assert len(choose_rows(rows, num_parameters=270 * 10**6, device="cpu")) == 32
+    assert len(choose_rows(rows, num_parameters=270 * 10**6, device="cuda")) == 256
+    assert choose_rows(rows, num_parameters=10**6, device="cpu")[-1] is rows[597]
+    assert choose_rows([], num_parameters=1, device="cpu") == []
+
+
+def test_groups_are_consecutive() -> None:
+    assert setup.split_evenly([1, 2, 3], 2) == [[1, 2], [3]]
+
+
+def test_a_score_mean_is_read_from_stage_json(tmp_path: Path) -> None:
+    assert setup.score_mean(tmp_path) == 0.0
+    (tmp_path / "stage.json").write_text('{"mean": 1.25}')
+    assert setup.score_mean(tmp_path) == 1.25
+
+
+def test_a_card_leaves_out_what_is_unknown() -> None:
+    text = Card(title="chat", summary="A model.", metrics={"loss": 0.5}, inputs={}, license="apache-2.0").text()
+    assert text.startswith('---\nlibrary_name: transformers\nlicense: "apache-2.0"\n---\n')
+    assert "| loss | 0.5 |" in text
+    assert "Made from" not in text
+    assert "Lineage" not in text

@@ -1,0 +1,187 @@
+"""SFT, RewardModel and PPO in this process, on a model of two layers: the rules that need a whole stage to be seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, Preempted
+from rlhf_trainer.models import load
+from rlhf_trainer.models.heads import ScoreModel, last_token
+from rlhf_trainer.rollout.generate import position_ids
+from rlhf_trainer.run import Run
+from rlhf_trainer.stages import ppo, reward, setup, sft
+from rlhf_trainer.state import manifest
+from tests.support.training import Workshop, preferences
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    """A volume on which SFT and RewardModel have finished."""
+    made = Workshop(tmp_path_factory.mktemp("job"))
+    sft.run(made.sft(maxSteps=3))
+    reward.run(made.reward(maxSteps=3, minAccuracy=0))
+    return made
+
+
+def weights(run: Run, folder: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(run.output / folder / "model.safetensors")
+
+
+def lines(run: Run) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run.directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_equal_weights(one: Run, other: Run, folder: str = "model") -> None:
+    first, second = weights(one, folder), weights(other, folder)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+class StopAfter:
+    """A stop request that comes after so many looks at the flag: the loop looks once at the end of every step."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+
+    @property
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
+def attempt(shop: Workshop, stage: str, number: int, resume_from: list[str] | None = None) -> tuple[Callable[[Run], Any], Run]:
+    """One attempt of a stage of four steps, with everything that keeps state switched on."""
+    extra = {"run": {"resumeFrom": resume_from or [], "checkpoint": {"everySteps": 1, "everySeconds": 900, "keep": 9}}}
+    if stage == "sft":
+        return sft.run, shop.sft(attempt=number, maxSteps=4, **extra)
+    if stage == "rm":
+        return reward.run, shop.reward(attempt=number, maxSteps=4, minAccuracy=0, **extra)
+    ptx = {"ptxCoefficient": 0.1, "pretrainDataset": {"uri": "pvc://c/d"}}
+    kl = {"controller": "adaptive", "target": 2, "horizon": 100}
+    return ppo.run, shop.ppo(attempt=number, steps=4, emaDecay=0.5, criticWarmupSteps=1, kl=kl, **ptx, **extra)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_a_stopped_stage_resumes_to_the_same_bits(shop: Workshop, stage: str) -> None:
+    run, straight = attempt(shop, stage, 21)
+    run(straight)
+    _, stopped = attempt(shop, stage, 22)
+    with pytest.raises(Preempted, match="step 2"):
+        run(replace(stopped, stop=StopAfter(1)))  # type: ignore[arg-type]  # only `is_set` is read
+    assert not (stopped.output / "manifest.json").exists()
+    _, resumed = attempt(shop, stage, 23, [f"stages/{stage}/r22/checkpoints"])
+    result = run(resumed)
+    assert_equal_weights(straight, resumed)
+    if stage == "ppo":
+        assert_equal_weights(straight, resumed, "critic")
+    assert result.step == 4
+    assert [line["step"] for line in lines(resumed) if "grad_norm" in line or "critic_grad_norm" in line] == [1, 2, 3, 4]
+
+
+def test_sft_lowers_the_loss_and_measures_the_base_model_first(shop: Workshop) -> None:
+    result = sft.run(run := shop.sft(attempt=2, epochs=4))
+    assert result.metrics["eval_loss"] < result.metrics["base_eval_loss"]
+    assert {"exact_match", "exact_match_en", "exact_match_zh", "exact_match_sampled", "refusal_fraction"} <= result.metrics.keys()
+    assert result.step == 4 * 3  # 24 rows in windows of 8
+    assert manifest.verify(run.output, result.output_digest).kind == "output"
+
+
+@pytest.mark.parametrize("settings", [{"packing": False}, {"packing": True, "maxLength": 32}], ids=["unpacked", "longer packs"])
+@pytest.mark.parametrize("micro_batch", [1, 8])
+def test_sft_takes_the_same_steps_however_its_rows_are_batched(shop: Workshop, settings: dict[str, Any], micro_batch: int) -> None:
+    plan = {"strategy": "plain", "microBatchSize": micro_batch, "gradientCheckpointing": micro_batch == 1}
+    expected = shop.sft(attempt=30, maxSteps=3)
+    if not (expected.output / "manifest.json").exists():
+        sft.run(expected)
+    found = shop.sft(attempt=31 + micro_batch + 10 * len(settings), maxSteps=3, run={"plan": plan}, **settings)
+    sft.run(found)
+    for name, tensor in weights(expected).items():
+        torch.testing.assert_close(weights(found)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_the_reward_model_is_normalised_on_disk(shop: Workshop) -> None:
+    reward.run(run := shop.reward(attempt=2, maxSteps=3, minAccuracy=0))
+    directory = run.output / "model"
+    module = ScoreModel(load.load_score_model(directory, torch.float32), mean=setup.score_mean(directory))
+    scores = []
+    for row in preferences(24):
+        for ids in (row.chosen_ids, row.rejected_ids):
+            tokens = torch.tensor([ids.tolist()])
+            mask = torch.ones_like(tokens)
+            with torch.no_grad():
+                scores.append(float(last_token(module(tokens, mask, position_ids(mask)), mask)))
+    found = torch.tensor(scores, dtype=torch.float64)
+    assert float(found.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(found.std()) == pytest.approx(1, abs=1e-4)
+
+
+def test_a_missed_gate_keeps_the_output(shop: Workshop) -> None:
+    run = shop.reward(attempt=3, maxSteps=1, learningRate=1e-9, minAccuracy=1.0)
+    with pytest.raises(GateFailed, match="minAccuracy"):
+        reward.run(run)
+    assert manifest.verify(run.output).metrics["accuracy"] < 1.0
+
+
+def test_equal_scores_cannot_be_normalised(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reward.Stage, "_scores", lambda self, rows: [{"chosen": 1.0, "rejected": 1.0} for _ in rows])
+    monkeypatch.setattr(reward.Stage, "evaluate", lambda self: {})
+    with pytest.raises(DataError, match="same score"):
+        reward.run(shop.reward(attempt=4, maxSteps=1))
+
+
+def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
+    ppo.run(run := shop.ppo(attempt=2, steps=2, criticWarmupSteps=1))
+    first, second = (line for line in lines(run) if "critic_grad_norm" in line)
+    assert first["kl_mean"] == first["kl_k3"] == 0.0  # rule P9: the policy is its own reference
+    assert first["sampling_mismatch"] < 1e-4  # rule G3
+    assert "policy_loss" not in first  # rule P16: the critic learns alone
+    assert second["kl_mean"] == 0.0  # and so the policy has not moved
+    assert second["first_ratio_deviation"] == 0.0  # rule P5
+    assert {"kl_coef", "entropy", "reward_mean", "answer_tokens_mean", "eos_fraction", "vf_explained_var"} <= second.keys()
+
+
+def test_ppo_without_ptx_is_bit_equal_to_ppo_that_was_given_no_rows(shop: Workshop) -> None:
+    ppo.run(without := shop.ppo(attempt=3, steps=2))
+    ppo.run(with_rows := shop.ppo(attempt=4, steps=2, pretrainDataset=None, ptxCoefficient=0.0))
+    assert_equal_weights(without, with_rows)
+
+
+def test_micro_batches_do_not_change_what_ppo_learns(shop: Workshop) -> None:
+    for number, size in ((5, 1), (6, 8)):
+        plan = {"strategy": "plain", "microBatchSize": size, "gradientCheckpointing": size == 1}
+        ppo.run(shop.ppo(attempt=number, steps=2, run={"plan": plan}))
+    for name, tensor in weights(shop.ppo(attempt=5)).items():
+        torch.testing.assert_close(weights(shop.ppo(attempt=6))[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_a_policy_that_runs_away_is_stopped(shop: Workshop) -> None:
+    with pytest.raises(Diverged, match=r"ppo\.maxKl"):
+        ppo.run(shop.ppo(attempt=7, steps=20, learningRate=0.5, maxKl=0.5, clip=1.0))
+
+
+def test_as_many_rollouts_as_warm_up_train_no_policy(shop: Workshop) -> None:
+    with pytest.raises(ConfigError, match=r"criticWarmupSteps: 2 must be below the number of rollouts, 2"):
+        ppo.run(shop.ppo(attempt=8, steps=2, criticWarmupSteps=2))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+def test_lora_goes_through_all_stages(tmp_path: Path) -> None:
+    lora = {"precision": "fp32", "lora": {"rank": 2, "alpha": 4}}
+    made = Workshop(tmp_path, model=None, **{"model": lora})
+    sft.run(first := made.sft(maxSteps=2))
+    reward.run(second := made.reward(maxSteps=2, minAccuracy=0))
+    result = ppo.run(third := made.ppo(steps=2))
+    for run in (first, second, third):
+        assert (run.output / "adapter" / "adapter_config.json").is_file()
+        assert not any("lora" in name for name in weights(run))
+    assert result.metrics["kl_mean"] != 0.0
+    assert next(line for line in lines(third) if "critic_grad_norm" in line)["kl_mean"] == 0.0
