@@ -48,8 +48,8 @@ def test_a_claim_needs_a_name_and_a_directory(capsys: pytest.CaptureFixture[str]
 
 
 def test_the_workspace_takes_the_place_of_the_containers() -> None:
-    options = Options(claims={}, workspace=Path("/home/me/work"))
-    assert str(options.root_of(CONFIG)) == "/home/me/work/uid-1"
+    options = Options(claims={}, workspace=Path("/srv/volumes"))
+    assert str(options.root_of(CONFIG)) == "/srv/volumes/uid-1"
     with pytest.raises(ConfigError, match="must be below /workspace"):
         options.root_of(CONFIG.model_copy(update={"root": "/etc"}))
 
