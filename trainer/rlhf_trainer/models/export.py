@@ -70,12 +70,17 @@ def _name_shards(directory: Path, shards: Sequence[tuple[Path, list[str]]], tota
     write_json(directory / "model.safetensors.index.json", {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
-def write_config(directory: Path, hf: PreTrainedModel, dtype: torch.dtype) -> None:
-    """`config.json` of the model that is trained, naming the number format of the weights beside it."""
+def write_config(directory: Path, hf: PreTrainedModel, dtype: torch.dtype, *, pad_id: int | None = None) -> None:
+    """`config.json` of the model that is trained, naming the number format of the weights beside it.
+
+    `pad_id` fills a gap only: transformers' own score models refuse batches without a padding token.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     config: dict[str, Any] = hf.config.to_diff_dict()
     config |= {"architectures": [type(hf).__name__], "dtype": str(dtype).removeprefix("torch.")}
     config.pop("quantization_config", None)  # an NF4 base was the stage's own choice: what leaves it has plain weights
+    if config.get("pad_token_id") is None and pad_id is not None:
+        config["pad_token_id"] = pad_id
     write_json(directory / "config.json", config)
 
 
@@ -84,12 +89,17 @@ def write_generation_config(directory: Path, *, stop_ids: Sequence[int], pad_id:
     write_json(directory / "generation_config.json", {"eos_token_id": list(stop_ids), "pad_token_id": pad_id, "do_sample": True})
 
 
-def copy_tokenizer(source: Path, directory: Path) -> None:
-    """Tokenizer and chat template, byte for byte: the next stage must cut text into the same tokens."""
+def copy_tokenizer(source: Path, directory: Path, chat_template: str | None = None) -> None:
+    """Tokenizer, byte for byte: the next stage must cut text into the same tokens.
+
+    `chat_template` is the one that the model was trained with (`spec.model.chatTemplate`); readers prefer its file to any other.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, directory / name)
+    if chat_template is not None:
+        (directory / "chat_template.jinja").write_text(chat_template, "utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -31,6 +31,11 @@ def read_prepared(run: Run) -> Prepared:
     return Prepared.from_wire(json.loads((directory / "prepared.json").read_text("utf-8")))
 
 
+def chat_template(run: Run) -> str | None:
+    """The template that the rows of this job were rendered with, as Jinja text; None for a stage that is run without Prepare."""
+    return None if run.config.prepared is None else read_prepared(run).chat_template
+
+
 def model_directory(run: Run, role: str) -> Path:
     """Where the model for a role (`init`, `policy`, `reward`, `critic`, `model`) lies, in Hugging Face layout, verified.
 

@@ -137,9 +137,9 @@ def _saved(tensors: Iterator[tuple[str, Tensor]], tied: set[str], output: ModelO
 
 
 def _write_rest(run: Run, module: Any, directory: Path, output: ModelOutput) -> None:
-    export.write_config(directory, module.hf, load.torch_dtype(run.config.model.precision))
+    export.write_config(directory, module.hf, load.torch_dtype(run.config.model.precision), pad_id=output.pad_id)
     export.write_generation_config(directory, stop_ids=output.stop_ids, pad_id=output.pad_id)
-    export.copy_tokenizer(output.source, directory)
+    export.copy_tokenizer(output.source, directory, inputs.chat_template(run))
     export.write_json(directory / "stage.json", stage_facts(run) | dict(output.facts))
     is_score = isinstance(module, ScoreModel)
     card = Card(

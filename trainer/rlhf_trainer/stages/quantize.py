@@ -104,7 +104,7 @@ def _write(run: Run, config: Quantize, source: Path, data: PreparedDataset[Any])
     directory = run.output / "model"
     model = load_quantized(source, quantization_config(config.method, double_quant=config.double_quant is not False))
     model.save_pretrained(directory, safe_serialization=True, max_shard_size=export.MAX_SHARD_BYTES)
-    export.copy_tokenizer(source, directory)
+    export.copy_tokenizer(source, directory, inputs.chat_template(run))
     export.write_generation_config(directory, stop_ids=data.stop_ids, pad_id=data.pad_id)
     return stored_tensors(model)
 

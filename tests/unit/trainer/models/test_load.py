@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_trainer.errors import ConfigError, InputError, UnsupportedError
+from rlhf_trainer.errors import InputError, UnsupportedError
 from rlhf_trainer.models import export, load
 from tests.support.training import a_llama, write_model
 
@@ -84,10 +84,3 @@ def test_capped_logits_are_refused_because_chunked_heads_would_ignore_the_cap(tm
 def test_fp16_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="fp16"):
         load.torch_dtype("fp16")
-
-
-def test_a_tokenizer_larger_than_the_embedding_is_a_contradiction(tmp_path: Path) -> None:
-    write_model(a_llama(), tmp_path)
-    load.check_vocabulary(tmp_path, 64)
-    with pytest.raises(ConfigError, match="65 entries, its embedding 64"):
-        load.check_vocabulary(tmp_path, 65)
