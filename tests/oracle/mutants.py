@@ -4,10 +4,13 @@ A check takes an implementation and raises AssertionError when it is wrong. `tes
 every mutant in the list of the same name here, which must not. A check that no mutant can fail proves nothing.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from rlhf_trainer.data import collate
 from rlhf_trainer.rl import advantages, chunks, kl, losses, rewards, whitening
 from rlhf_trainer.rl.masks import masked
 from rlhf_trainer.rollout import generate as generation
@@ -391,10 +394,8 @@ class _KeepsOldMask(generation._Flight):
         old_mask = self.mask
         super().repack()
         if old_mask.ndim == 2 and len(old_mask) >= len(self.mask):  # rows left, and their masks did not
-            self.mask = old_mask[: len(self.mask), : self.mask.shape[1]]
-            self.mask = F.pad(
-                self.mask, (0, max(0, self.cache.capacity(self.num_columns + self.cfg.max_new_tokens + 1) - self.mask.shape[1]))
-            )
+            width = min(old_mask.shape[1], self.mask.shape[1])
+            self.mask[:, :width] = old_mask[: len(self.mask), :width]
 
 
 class _CacheKeepsFirstRows(generation._Flight):
@@ -489,3 +490,26 @@ def choose_logprobs_before_truncation(logits, uniforms, cfg):
 
 
 CHOOSE = [choose_off_by_one, choose_without_temperature, choose_without_top_p, choose_logprobs_before_truncation]
+
+
+# --- packing: check_packing (rule D7) -------------------------------------------------------------------------------------------
+
+
+def packed_with_position_ids_only(rows, bins, pad_id):
+    """Restarting positions are taken for isolation: transformers then sees one causal sequence."""
+    batch = collate.pack_conversations(rows, bins, pad_id)
+    return replace(batch, attention_mask=torch.ones_like(batch.input_ids))
+
+
+def packed_without_restarting_positions(rows, bins, pad_id):
+    batch = collate.pack_conversations(rows, bins, pad_id)
+    return replace(batch, position_ids=torch.arange(batch.input_ids.shape[1]).expand_as(batch.input_ids))
+
+
+def packed_with_first_labels(rows, bins, pad_id):
+    """The first token of a segment is learned from the last one of another row."""
+    batch = collate.pack_conversations(rows, bins, pad_id)
+    return replace(batch, labels=torch.where(batch.position_ids == 0, batch.input_ids, batch.labels))
+
+
+PACKING = [packed_with_position_ids_only, packed_without_restarting_positions, packed_with_first_labels]

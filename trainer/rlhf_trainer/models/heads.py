@@ -61,9 +61,23 @@ class ScoreModel(nn.Module):
 
 def hidden_states(hf: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
     """Last hidden states (b, t, h), after the final norm. Works for language and score models, with and without adapters."""
-    output = hf.base_model(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False)
+    mask = packed_masks(hf.config, attention_mask) if attention_mask.dim() == 4 else attention_mask
+    output = hf.base_model(input_ids=input_ids, attention_mask=mask, position_ids=position_ids, use_cache=False)
     hidden_bth: Tensor = output.last_hidden_state
     return hidden_bth
+
+
+def packed_masks(config: Any, mask_b1tt: Tensor) -> Tensor | dict[str, Tensor]:
+    """The 4-D mask of packed rows, narrowed for layers with a sliding window: transformers takes a 4-D mask as it is."""
+    window = getattr(config, "sliding_window", None)
+    if not window:
+        return mask_b1tt
+    places = torch.arange(mask_b1tt.shape[-1], device=mask_b1tt.device)
+    narrow_b1tt: Tensor = mask_b1tt & (places[:, None] - places[None, :] < window)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return narrow_b1tt  # Mistral: every layer slides
+    return {"full_attention": mask_b1tt, "sliding_attention": narrow_b1tt} if "sliding_attention" in kinds else mask_b1tt
 
 
 def last_token(values_bt: Tensor, attention_mask_bt: Tensor) -> Tensor:
