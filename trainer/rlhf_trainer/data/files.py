@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rlhf_trainer.data.formats import Malformed, RawRow
@@ -72,8 +73,10 @@ def _lines(file: Path) -> Iterator[str]:
     # Iterating asks torch whether this is a DataLoader worker, and imports it (4 s, 0.5 GB) for that question. Prepare runs without torch.
     had_torch, datasets.config.TORCH_AVAILABLE = datasets.config.TORCH_AVAILABLE, False
     try:
-        for row in datasets.load_dataset("text", data_files=str(file), split="train", streaming=True):
-            yield row["text"]
+        # Streaming caches nothing, but the loader insists on a directory for it; the home of a pod may not be writable.
+        with TemporaryDirectory() as cache:
+            for row in datasets.load_dataset("text", data_files=str(file), split="train", streaming=True, cache_dir=cache):
+                yield row["text"]
     finally:
         datasets.config.TORCH_AVAILABLE = had_torch
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rlhf_trainer.models import heads
-from rlhf_trainer.models.heads import LanguageModel, ScoreModel, last_token
+from rlhf_trainer.models.heads import LanguageModel, ScoreModel, last_token, packed_masks
 from rlhf_trainer.rollout.generate import position_ids
 from tests.support.training import a_llama
 
@@ -52,7 +53,7 @@ def score(module: ScoreModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Te
 
 
 def test_a_new_head_has_the_published_deviation_and_comes_from_the_seed() -> None:
-    first, again, other = (a_score_model(1024, seed).hf.score.weight for seed in (3, 3, 4))
+    first, again, other = (a_score_model(1024, seed).hf.score.weight.detach() for seed in (3, 3, 4))
     assert float(first.std()) == pytest.approx(1 / math.sqrt(1025), rel=0.1)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -91,3 +92,23 @@ def test_checkpointed_activations_change_no_gradient() -> None:
         LanguageModel(hf)(ids, torch.ones_like(ids), torch.arange(4)[None], lambda hidden, head: head(hidden).square().mean()).backward()
         gradients.append(hf.model.layers[0].mlp.up_proj.weight.grad)
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize(
+    ("config", "kinds"),
+    [
+        pytest.param({}, {"full"}, id="no window"),
+        pytest.param({"sliding_window": 2}, {"narrow"}, id="every layer slides, as in Mistral"),
+        pytest.param({"sliding_window": 2, "layer_types": ["full_attention"]}, {"full"}, id="a window that no layer uses"),
+        pytest.param(
+            {"sliding_window": 2, "layer_types": ["full_attention", "sliding_attention"]}, {"full", "narrow"}, id="some layers slide"
+        ),
+    ],
+)
+def test_the_mask_of_packed_rows_is_narrowed_where_layers_slide(config: dict[str, object], kinds: set[str]) -> None:
+    full = torch.ones(3, 3, dtype=torch.bool).tril()[None, None]
+    narrow = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 1, 1]], dtype=torch.bool)[None, None]
+    found = packed_masks(SimpleNamespace(**config), full)
+    masks = list(found.values()) if isinstance(found, dict) else [found]
+    assert {"full" if torch.equal(mask, full) else "narrow" for mask in masks} == kinds
+    assert all(torch.equal(mask, full) or torch.equal(mask, narrow) for mask in masks)
