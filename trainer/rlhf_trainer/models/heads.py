@@ -45,6 +45,9 @@ class ScoreModel(nn.Module):
     it looks for the last token by the padding id, ours goes by the mask (rule R1).
     """
 
+    generates = False
+    """Whole rows pass at once: no strategy needs a copy that is fast at one token a time (rule T9)."""
+
     def __init__(self, hf: PreTrainedModel, *, mean: float = 0.0) -> None:
         super().__init__()
         self.hf: Any = hf

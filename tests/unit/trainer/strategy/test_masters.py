@@ -158,6 +158,21 @@ def test_bf16_rollout_on_a_cpu_uses_an_fp32_copy(strategy: PlainStrategy) -> Non
             assert torch.equal(copied, own.float())
 
 
+def test_fp32_adapters_in_a_bf16_model_do_not_keep_it_from_the_copy(strategy: PlainStrategy) -> None:
+    model = a_model(torch.bfloat16)
+    model[-1].float()  # as adapters are: trained in fp32, beside frozen bf16 weights
+    with strategy.rollout_weights(strategy.prepare(model, CONFIG)) as module:
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+
+
+def test_models_that_only_read_whole_rows_are_not_copied(strategy: PlainStrategy) -> None:
+    model = a_model(torch.bfloat16)
+    model.generates = False
+    trained = strategy.prepare(model, CONFIG)
+    with strategy.rollout_weights(trained) as module:
+        assert module is trained.module
+
+
 def test_without_memory_bf16_rolls_out_in_bf16(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(plain, "free_host_bytes", lambda: 100)
     assert plain.rollout_dtype(torch.bfloat16, torch.device("cpu"), 1000) is torch.bfloat16
