@@ -88,10 +88,10 @@ def prompts(count: int, seed: int = 0) -> list[PromptRow]:
 class Workshop:
     """One job's volume. Stages that ran are inputs of later ones, as the operator would wire them."""
 
-    def __init__(self, directory: Path, *, model: Any = None, num_rows: int = 24, **common: Any) -> None:
+    def __init__(self, directory: Path, *, base: Any = None, num_rows: int = 24, **common: Any) -> None:
         self.directory, self.common = directory, common
         self.root = directory / "uid-1"
-        source = write_model(model if model is not None else a_llama(), self.root / "sources" / "model")
+        source = write_model(base if base is not None else a_llama(), self.root / "sources" / "model")
         datasets = {
             "sft.dataset": self._dataset("conversations", conversations(num_rows), conversations(6, seed=9)),
             "rm.dataset": self._dataset("preference", preferences(num_rows), preferences(6, seed=9)),
@@ -101,7 +101,9 @@ class Workshop:
         output.mkdir(parents=True)
         models = {"model": {"path": "sources/model", "digest": directory_digest(source), "vocabSize": VOCABULARY}}
         (output / "prepared.json").write_text(json.dumps({"version": 1, "chatTemplate": "letters", "models": models, "datasets": datasets}))
-        digest = write_manifest(output, "output", a_run(directory, directory="stages/prepare/r1"), step=1)
+        digest = write_manifest(
+            output, "output", a_run(directory, directory="stages/prepare/r1", stage={"name": "prepare", "type": "SFT"}), step=1
+        )
         self.prepared = {"path": "stages/prepare/r1/output", "digest": digest}
 
     def sft(self, *, attempt: int = 1, run: dict[str, Any] | None = None, **config: Any) -> Run:
@@ -151,7 +153,6 @@ class Workshop:
             "directory": f"stages/{stage}/r{attempt}",
             "config": block,
             "prepared": self.prepared,
-            "resumeFrom": [f"stages/{stage}/r{earlier}/checkpoints" for earlier in range(1, attempt)],
             "plan": {"strategy": "plain", "microBatchSize": 4, "gradientCheckpointing": False},
         }
         return replace(a_run(self.directory, **wire | self.common | changes), claims={"models": self.directory / "claim"})

@@ -89,11 +89,6 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             layer.enable_adapters(True)
 
 
-def trainable_flags(model: nn.Module) -> dict[str, bool]:
-    """Which parameters are trained, by name."""
-    return {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-
-
 def merged_tensors(hf: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """All weights under the names of the model without adapters, one at a time: W + (alpha / r) B A, added in fp32.
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlhf_trainer.errors import ConfigError, InputError, UnsupportedError
+from rlhf_trainer.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     import torch
@@ -113,20 +113,6 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path / 'config.json'}: not a readable model configuration: {_first_line(error)}") from error
     return config
-
-
-def check_vocabulary(path: Path, tokenizer_size: int) -> None:
-    """Refuse a tokenizer with more entries than the model has embeddings: they are never resized (rule F5).
-
-    Raises:
-        ConfigError: some token ids have no embedding.
-    """
-    size = int(read_config(path)["vocab_size"])
-    if tokenizer_size > size:
-        raise ConfigError(
-            f"spec.model.source: its tokenizer has {tokenizer_size} entries, its embedding {size}: token ids from {size} on have no row",
-            hint="take the tokenizer that belongs to the model, or resize the model's embedding before it becomes a source",
-        )
 
 
 def _saved_head(path: Path) -> torch.Tensor | None:

@@ -20,7 +20,7 @@ from tests.support.training import Workshop, a_llama
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """A volume on which SFT has finished: wide enough for blocks of 64 weights."""
-    made = Workshop(tmp_path_factory.mktemp("job"), model=a_llama(hidden_size=64, intermediate_size=128))
+    made = Workshop(tmp_path_factory.mktemp("job"), base=a_llama(hidden_size=64, intermediate_size=128))
     sft.run(made.sft(maxSteps=3))
     return made
 
