@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 
+from rlhf_trainer.rollout import generate as generation
 from rlhf_trainer.rollout.generate import GenerateConfig, generate, position_ids
 from rlhf_trainer.rollout.sampling import choose
-from tests.oracle import mutants
+from tests.oracle import mutants_of_rollout as mutants
 from tests.oracle.models import PAD, VOCAB, prompts, tiny
 from tests.oracle.support import must_fail, names, noise
 
@@ -59,6 +60,28 @@ def test_compaction_changes_nothing(name):
         assert torch.equal(on.tokens, off.tokens)
         assert torch.equal(on.mask, off.mask)
         torch.testing.assert_close(on.logprobs, off.logprobs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("max_rows", [None, 4])
+def test_rare_looks_at_finished_rows_change_nothing(max_rows, monkeypatch):
+    """On a GPU rows stand still for up to seven steps after their end."""
+    ids, mask = prompts(LENGTHS)
+    every = generate(tiny("gpt2"), ids, mask, config(max_rows=max_rows), range(len(LENGTHS)))
+    monkeypatch.setattr(generation, "CHECK_STEPS_CPU", 8)
+    rare = generate(tiny("gpt2"), ids, mask, config(max_rows=max_rows), range(len(LENGTHS)))
+    assert torch.equal(every.tokens, rare.tokens)
+    assert torch.equal(every.mask, rare.mask)
+
+
+def test_the_model_is_left_as_it_was():
+    """Training goes on after a rollout: same modes, and gradients through everything that the rollout touched."""
+    model = copy.deepcopy(tiny("llama")).train()
+    model.model.norm.eval()
+    ids, mask = prompts([3, 5])
+    generate(model, ids, mask, config(greedy=True))
+    assert model.training
+    assert not model.model.norm.training
+    model(input_ids=ids, attention_mask=mask).logits.sum().backward()
 
 
 def test_bf16_rows_are_answered():

@@ -7,7 +7,7 @@ from torch import nn
 from rlhf_trainer.rl import losses
 from rlhf_trainer.rl.chunks import default_chunk_tokens
 from rlhf_trainer.rollout.logprobs import token_entropy, token_logprobs
-from tests.oracle import mutants
+from tests.oracle import mutants, mutants_of_rollout
 from tests.oracle.support import close, must_fail, names, noise
 
 CHUNKS = [1, 3, 7, 16, 1000]
@@ -41,7 +41,7 @@ def test_token_logprobs():
     check_token_logprobs(token_logprobs)
 
 
-@pytest.mark.parametrize(**names(mutants.TOKEN_LOGPROBS))
+@pytest.mark.parametrize(**names(mutants_of_rollout.TOKEN_LOGPROBS))
 def test_the_check_catches(mutant):
     must_fail(check_token_logprobs, mutant)
 
@@ -59,6 +59,13 @@ def test_a_head_may_be_a_module_a_function_or_a_weight(head):
     module.weight = nn.Parameter(weight.detach())
     heads = {"module": module, "function": lambda h: module(h), "weight": weight}
     close(token_logprobs(hidden, heads[head], ids, 1.0, 4), (hidden @ weight.T).log_softmax(-1).gather(-1, ids[..., None])[..., 0])
+
+
+def test_a_head_without_a_weight_shows_its_vocabulary_by_one_row():
+    hidden, weight, ids = a_case()
+    with torch.no_grad():
+        found = token_logprobs(hidden, lambda h: h @ weight.T, ids)
+        close(found, token_logprobs(hidden, weight, ids, 1.0, 5))
 
 
 def test_a_chunk_holds_64_mib_of_logits():

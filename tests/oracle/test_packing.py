@@ -13,7 +13,7 @@ from rlhf_trainer.data.collate import IGNORED, ConversationBatch, pack_conversat
 from rlhf_trainer.data.packing import pack
 from rlhf_trainer.data.rows import ConversationRow
 from rlhf_trainer.models.heads import hidden_states
-from tests.oracle import mutants
+from tests.oracle import mutants_of_data
 from tests.oracle.models import PAD, VOCAB, tiny
 from tests.oracle.support import close, must_fail, names
 
@@ -77,6 +77,6 @@ def test_packed_rows_are_what_they_are_alone() -> None:
     check_packing(pack_conversations)
 
 
-@pytest.mark.parametrize(**names(mutants.PACKING))
+@pytest.mark.parametrize(**names(mutants_of_data.PACKING))
 def test_packing_catches(mutant: Pack) -> None:
     must_fail(check_packing, mutant)

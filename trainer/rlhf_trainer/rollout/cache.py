@@ -11,7 +11,9 @@ column distances, and these are the same as token distances.
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-BLOCK_TOKENS = 16
+BLOCK_TOKENS, BLOCK_TOKENS_CPU = 64, 16
+"""Columns added at a time. Attention reads whole blocks, unused columns included: one long stream is faster than slices with
+gaps (measured on an EPYC: 0.44 against 0.80 ms a layer at 64 rows), so a CPU, which pays for every column, gets small blocks."""
 
 
 class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is Any here
@@ -21,12 +23,13 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is Any he
 
     def __init__(self, **kwargs: object) -> None:
         super().__init__()
-        self.length = 0
+        self.length, self.block_tokens = 0, BLOCK_TOKENS
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocate for the first rows: sizes, types and device are only known now."""
-        num_rows, _, length, _ = key_states.shape
-        self.keys, self.values = _zeros(key_states, num_rows, length + 1), _zeros(value_states, num_rows, length + 1)
+        self.block_tokens = BLOCK_TOKENS_CPU if key_states.device.type == "cpu" else BLOCK_TOKENS
+        width = self.capacity(key_states.shape[2] + 1)
+        self.keys, self.values = (_zeros(states, states.shape[0], width) for states in (key_states, value_states))
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
@@ -36,14 +39,19 @@ class RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is Any he
             self.lazy_initialization(key_states, value_states)
         start, self.length = self.length, self.length + key_states.shape[2]
         if self.length > self.keys.shape[2]:
-            self.keys, self.values = _grown(self.keys, start, self.length), _grown(self.values, start, self.length)
+            width = self.capacity(self.length)
+            self.keys, self.values = (_right_aligned([states[:, :, :start]], start, width) for states in (self.keys, self.values))
         self.keys[:, :, start : self.length] = key_states
         self.values[:, :, start : self.length] = value_states
         return (key_states, value_states) if is_first else (self.keys, self.values)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Columns that attention will see, and the index of the first."""
-        return (capacity(self.length + query_length) if self.is_initialized else query_length), 0
+        return (self.capacity(self.length + query_length) if self.is_initialized else query_length), 0
+
+    def capacity(self, num_columns: int) -> int:
+        """Columns of the blocks that hold `num_columns`."""
+        return -(-num_columns // self.block_tokens) * self.block_tokens
 
     def get_seq_length(self) -> int:
         """Used columns."""
@@ -63,11 +71,6 @@ class RowCache(Cache):  # type: ignore[misc]
         else:
             super().__init__(layer_class_to_replicate=RowLayer)  # layers appear at the first forward
 
-    @staticmethod
-    def capacity(num_columns: int) -> int:
-        """Columns of the blocks that hold `num_columns`."""
-        return capacity(num_columns)
-
     def repacked(self, kept_rows: Tensor, first_column: int, joining: "RowCache", num_columns: int) -> "RowCache":
         """A cache of some rows without their first columns, and behind them those of `joining`; all end at `num_columns`."""
         if not kept_rows.shape[0]:
@@ -82,35 +85,24 @@ class RowCache(Cache):  # type: ignore[misc]
 
 def _repacked(layer: RowLayer, kept_rows: Tensor, first_column: int, joining: RowLayer | None, num_columns: int) -> RowLayer:
     packed = RowLayer()
-    packed.length, packed.is_initialized = num_columns, True
+    packed.length, packed.block_tokens, packed.is_initialized = num_columns, layer.block_tokens, True
     for name in ("keys", "values"):
         parts = [getattr(layer, name)[kept_rows, :, first_column : layer.length]]
         if joining:
             parts.append(getattr(joining, name)[:, :, : joining.length])
-        setattr(packed, name, _right_aligned(parts, num_columns))
+        setattr(packed, name, _right_aligned(parts, num_columns, layer.capacity(num_columns + 1)))
     return packed
 
 
-def _right_aligned(parts: list[Tensor], num_columns: int) -> Tensor:
-    """Rows of all parts in one tensor; the last column of each is column `num_columns` - 1."""
-    packed, first_row = _zeros(parts[0], sum(part.shape[0] for part in parts), num_columns + 1), 0
+def _right_aligned(parts: list[Tensor], num_columns: int, width: int) -> Tensor:
+    """Rows of all parts in one tensor of `width` columns; the last column of each part is column `num_columns` - 1."""
+    packed, first_row = _zeros(parts[0], sum(part.shape[0] for part in parts), width), 0
     for part in parts:
         packed[first_row : first_row + part.shape[0], :, num_columns - part.shape[2] : num_columns] = part
         first_row += part.shape[0]
     return packed
 
 
-def _grown(old: Tensor, used: int, length: int) -> Tensor:
-    new = _zeros(old, old.shape[0], length)
-    new[:, :, :used] = old[:, :, :used]
-    return new
-
-
-def _zeros(like: Tensor, num_rows: int, length: int) -> Tensor:
+def _zeros(like: Tensor, num_rows: int, width: int) -> Tensor:
     # zeros, not empty: attention multiplies masked columns by 0, and 0 * NaN of stale memory is NaN
-    return like.new_zeros((num_rows, like.shape[1], capacity(length), like.shape[3]))
-
-
-def capacity(length: int) -> int:
-    """Columns of the blocks that hold `length` columns."""
-    return -(-length // BLOCK_TOKENS) * BLOCK_TOKENS
+    return like.new_zeros((num_rows, like.shape[1], width, like.shape[3]))

@@ -27,8 +27,11 @@ __all__ = ["GenerateConfig", "Generated", "generate", "left_padded", "position_i
 LEAVE_FRACTION = 0.25
 """Share of finished rows at which they leave. Leaving copies the cache: each time for one row would cost more than it saves."""
 
-CHECK_STEPS_GPU = 8
-"""Steps between two looks at which rows are done: each look waits for the GPU. A CPU looks at every step."""
+CHECK_STEPS_CPU, CHECK_STEPS_GPU = 1, 8
+"""Steps between two looks at which rows are done: each look waits for the GPU."""
+
+SPARE_COLUMNS = 64
+"""The cache shows itself to attention in whole blocks: at most this many columns beyond the tokens."""
 
 
 class Generated(NamedTuple):
@@ -151,7 +154,7 @@ class _Flight:
         num_prompts = input_ids.shape[0]
         self.queue: list[int] = self.prompt_lengths.argsort(descending=True, stable=True).tolist()
         self.max_rows = cfg.max_rows or max(num_prompts, 1)
-        self.check_steps = 1 if self.device.type == "cpu" else CHECK_STEPS_GPU
+        self.check_steps = CHECK_STEPS_CPU if self.device.type == "cpu" else CHECK_STEPS_GPU
         self.stop_ids = torch.tensor(cfg.stop_ids, device=self.device)
         self.noise = None if seeds_b is None else uniforms(seeds_b, cfg.max_new_tokens)
         # one column more than an answer has: finished rows that still wait to leave write there
@@ -183,7 +186,7 @@ class _Flight:
         self.cache = self.cache.repacked(kept_rows, first_column, cache, self.num_columns)
         self.rows = self.rows.joined_by(joining)
         # from here on every row fills every column: one mask serves until the next repack
-        widest = self.cache.capacity(self.num_columns + self.cfg.max_new_tokens + self.check_steps)
+        widest = self.num_columns + self.cfg.max_new_tokens + self.check_steps + SPARE_COLUMNS
         columns = torch.arange(widest, device=self.device)
         self.mask = columns >= (self.num_columns - self.rows.positions).unsqueeze(-1)
         self._count_alive()
