@@ -1,9 +1,6 @@
-"""Splits and lines: row 37 is row 37, through the streaming loader of `datasets` and without torch."""
+"""Splits and lines: row 37 is row 37, through the streaming loader of `datasets`. That it needs no torch: test_prepare.py."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -112,14 +109,3 @@ def test_a_missing_split_names_those_that_are_there(tmp_path: Path, files: list[
     with pytest.raises(InputError, match=message):
         split_files(tmp_path, "train")
     assert find_split(tmp_path, "test") == []
-
-
-def test_reading_needs_neither_torch_nor_a_writable_home(tmp_path: Path) -> None:
-    file = a_file(tmp_path / "x.jsonl", GOOD)
-    code = (
-        "import sys; from pathlib import Path; from rlhf_trainer.data.files import read_rows; "
-        f"assert len(list(read_rows([Path({str(file)!r})], 'auto'))) == 1; print('torch' in sys.modules, 'datasets' in sys.modules)"
-    )
-    environment = {**os.environ, "HOME": "/dev/null/home"} | dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME"), "/dev/null/cache")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
-    assert found.split() == ["False", "True"]

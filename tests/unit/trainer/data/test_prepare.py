@@ -1,6 +1,7 @@
 """Prepare from sources to `prepared.json`: what it writes, what it refuses, and that it needs no torch."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -241,7 +242,7 @@ def test_a_request_to_stop_is_heard_between_sources(tmp_path: Path) -> None:
         prepare.run(run)
 
 
-def test_prepare_imports_neither_torch_nor_transformers(tmp_path: Path) -> None:
+def test_prepare_needs_neither_torch_nor_transformers_nor_a_writable_home(tmp_path: Path) -> None:
     run = a_prepare(tmp_path, a_request("builtin://datasets/tiny-chat-sft"))
     (tmp_path / "run.json").write_bytes(run.config.to_bytes())
     code = f"""
@@ -254,5 +255,6 @@ config = RunConfig.load(Path({str(tmp_path / "run.json")!r}))
 prepare.run(Run(config=config, digest="", root=Path({str(run.root)!r}), directory=Path({str(run.directory)!r}), secrets=Path("none")))
 print(sorted({{"torch", "transformers", "colossalai", "peft"}} & set(sys.modules)))
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    environment = {**os.environ, "HOME": "/dev/null/home"} | dict.fromkeys(("HF_HOME", "XDG_CACHE_HOME"), "/dev/null/cache")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert found.stdout.strip() == "[]"
