@@ -22,10 +22,10 @@ NCCL_BYTES: Final = 400_000_000
 """Buffers of NCCL; only with several workers."""
 FRAGMENTATION: Final = 0.03
 """Part of the sum that the caching allocator cannot hand out."""
-CPU_PROCESS_BYTES: Final = 500_000_000
-"""Resident memory of a CPU process with torch and the model classes loaded (measured 0.49 GB)."""
-CPU_BOOSTER_BYTES: Final = 720_000_000
-"""The same with Colossal-AI's booster (measured 0.71 GB)."""
+CPU_PROCESS_BYTES: Final = 720_000_000
+"""Resident memory of a worker with torch and the model classes loaded, before it holds a model (docs/lab-notes.md)."""
+CPU_BOOSTER_BYTES: Final = 800_000_000
+"""The same with Colossal-AI's booster."""
 WIDTHS_OF_HIDDEN: Final = 8
 """c1: activations of hidden size kept per layer; norm inputs, in fp32, count double."""
 WIDTHS_OF_MLP: Final = {True: 4, False: 3}
