@@ -44,9 +44,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             process.kill()
     assert [process.returncode for process in pair] == [0, 0], errors
     first, second = (json.loads((directory / f"seen-{rank}.json").read_text()) for rank in (0, 1))
-    assert first.keys() == second.keys()
-    result: dict[str, Any] = first
-    return result
+    return {**first, "second": second}
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
@@ -88,3 +86,21 @@ def test_export_and_rollout_weights_are_the_whole_model(seen: dict[str, Any], ca
 @pytest.mark.parametrize("case", FP32 + BF16)
 def test_size_of_a_checkpoint_is_known_before(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["state_bytes"]
+
+
+@pytest.mark.parametrize("case", ["gemini bf16", "gemini-offload bf16"])
+def test_gemini_refuses_a_second_micro_batch(seen: dict[str, Any], case: str) -> None:
+    """Rule T3: its accumulation gives other numbers than the full batch."""
+    assert seen[case]["refuses"]
+
+
+def test_a_stop_request_to_one_worker_stops_both_at_one_step(seen: dict[str, Any]) -> None:
+    assert seen["preempted"]["stopped_at"] == seen["second"]["preempted"]["stopped_at"] == 3
+
+
+def test_the_next_attempt_goes_on_from_there_with_the_same_losses(seen: dict[str, Any]) -> None:
+    resumed = seen["preempted"]
+    assert (resumed["found"], resumed["position"]) == (True, 3)
+    whole = [loss for loss, _ in seen["zero2 fp32"]["trajectory"]]
+    assert resumed["losses"] == whole[3:]  # same world size: exact
+    assert resumed["alone"]["losses"] == pytest.approx(whole[3:], rel=1e-5)  # one plain worker reads the same checkpoint

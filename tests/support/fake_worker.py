@@ -64,14 +64,14 @@ def fail_on_rank(stage: Run, rank: str) -> StageResult:
 
 
 def wait_for_stop(stage: Run, save_seconds: str) -> StageResult:
-    """Trains for ever; on SIGTERM saves for some seconds, then leaves a file and ends Preempted."""
+    """Trains for ever; on SIGTERM the first worker saves for some seconds. Each leaves a file and ends Preempted."""
     marker = stage.directory / f"running-{stage.rank}"
     marker.touch()
     pause = threading.Event()
     while not stage.stop_requested():
         pause.wait(0.02)
         stage.heartbeat.beat("training", 7)
-    pause.wait(float(save_seconds))
+    pause.wait(float(save_seconds) if stage.is_first else 0)
     (stage.directory / f"saved-{stage.rank}").touch()
     raise errors.Preempted("saved")
 

@@ -30,7 +30,11 @@ HELLO: dict[str, Any] = {
     "topology": {"gpusPerNode": 0},
     "storage": {"size": "1Gi"},
     "stages": [
-        {"name": "sft", "type": "SFT", "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 8}},
+        {
+            "name": "sft",
+            "type": "SFT",
+            "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 8},
+        },
         {
             "name": "rm",
             "type": "RewardModel",
@@ -66,7 +70,9 @@ def one_stage(**changes: Any) -> dict[str, Any]:
 class Rig:
     """One RLHFJob and everything around it."""
 
-    def __init__(self, spec: Mapping[str, Any] = HELLO, profile: Mapping[str, Any] | None = PROFILE, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any] = HELLO, profile: Mapping[str, Any] | None = PROFILE, *, settings: Settings | None = None
+    ) -> None:
         self.now = NOON
         self.store = Store(lambda: self.now)
         self.api = MemoryApi(self.store)
@@ -81,7 +87,9 @@ class Rig:
         self.store.create("Node", "", {"metadata": {"name": "node-1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}})
         if profile is not None:
             self.store.create(names.KIND_PROFILE, "", {"metadata": {"name": "default"}, "spec": dict(profile)})
-        self.uid = self.store.create(names.KIND_JOB, "team-a", {"metadata": {"name": "chat"}, "spec": copy.deepcopy(dict(spec))})["metadata"]["uid"]
+        self.uid = self.store.create(names.KIND_JOB, "team-a", {"metadata": {"name": "chat"}, "spec": copy.deepcopy(dict(spec))})[
+            "metadata"
+        ]["uid"]
 
     def new_reconciler(self) -> Reconciler:
         """An operator that has just started and knows nothing."""
@@ -140,7 +148,9 @@ class Rig:
             self.report(pod, phase="Running", ready=True)
         self.settle()
 
-    def finish(self, stage: str, exit_code: int = 0, *, index: int | None = None, report: Mapping[str, Any] | str | None = None, **state: Any) -> None:
+    def finish(
+        self, stage: str, exit_code: int = 0, *, index: int | None = None, report: Mapping[str, Any] | str | None = None, **state: Any
+    ) -> None:
         """The pods of the current attempt (or one of them) end. Successful ones leave a valid report unless told otherwise."""
         for pod in self.pods(stage):
             if index is None or pod["metadata"]["labels"][names.LABEL_COMPLETION_INDEX] == str(index):
@@ -243,7 +253,9 @@ class Rig:
     def pods(self, stage: str) -> list[Object]:
         """Pods of the current attempt, in the order of their index."""
         selector = f"{names.LABEL_STAGE}={stage},{names.LABEL_ATTEMPT}={self.stage(stage).attempt}"
-        return sorted(self.store.find("Pod", "team-a", selector), key=lambda pod: int(pod["metadata"]["labels"][names.LABEL_COMPLETION_INDEX]))
+        return sorted(
+            self.store.find("Pod", "team-a", selector), key=lambda pod: int(pod["metadata"]["labels"][names.LABEL_COMPLETION_INDEX])
+        )
 
     def events(self) -> list[str]:
         """Reasons of all events, oldest first."""

@@ -40,4 +40,6 @@ def a_run(workspace: Path, *, rank: int = 0, world_size: int = 1, **changes: Any
     directory = root / config.directory
     directory.mkdir(parents=True, exist_ok=True)
     digest = "sha256:" + run_sha256(config.to_bytes())
-    return Run(config=config, digest=digest, root=root, directory=directory, secrets=workspace / "secrets", rank=rank, world_size=world_size)
+    return Run(
+        config=config, digest=digest, root=root, directory=directory, secrets=workspace / "secrets", rank=rank, world_size=world_size
+    )

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rlhf_trainer.errors import Preempted, UnsupportedError
 from rlhf_trainer.loop import Loop
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
@@ -63,14 +65,27 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return ids, (torch.arange(LENGTH)[None] < counts[:, None]).float()
 
 
+class Position:
+    """Where the data stands, as a part of the loop."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def state(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.step = state["step"]
+
+
 class Training:
     """One model under one strategy. Every worker takes every other row, in micro-batches of one length."""
 
-    def __init__(self, run: Run, strategy: Strategy, precision: str) -> None:
-        self.strategy = strategy
+    def __init__(self, run: Run, strategy: Strategy, precision: str, position: Position | None = None) -> None:
+        self.strategy, self.position = strategy, position or Position()
         schedule = Schedule(peak=0.05, total_steps=STEPS, kind="linear", min_fraction=0.1)
         self.trained = strategy.prepare(toy(precision), OptimizerConfig(schedule=schedule, weight_decay=0.1))
-        self.loop = Loop(run, strategy, Reporter(run), models={"model": self.trained}, parts={}, total_steps=STEPS)
+        self.loop = Loop(run, strategy, Reporter(run), models={"model": self.trained}, parts={"position": self.position}, total_steps=STEPS)
 
     def step(self, number: int, poison: bool = False) -> tuple[float, float, bool]:
         ids, mask = batch(number)
@@ -89,6 +104,10 @@ class Training:
         micro = list(zip(ids[mine].chunk(num_micro), mask[mine].chunk(num_micro), strict=True))
         report = self.loop.update(self.trained, micro, loss_of, max_norm=CLIP)
         return world.sum_number(sum(losses)), report.grad_norm, report.was_skipped
+
+    def finish_step(self) -> None:
+        self.position.step += 1
+        self.loop.finish_step({})
 
     def state(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().clone() for name, tensor in self.strategy.state(self.trained)}
@@ -144,8 +163,47 @@ def examine(workspace: Path, name: str, precision: str, rank: int, world_size: i
         "names": sorted(exported) == sorted(toy(precision).state_dict()),
         "rollout": kept_mode and torch.allclose(answers, whole.float()(batch(0)[0]), atol=1e-2 if precision == "bf16" else 1e-6),
         "shrunk": shrunk(workspace, middle, trajectory, precision),
+        "refuses": training.strategy.capabilities().accumulation or refuses_accumulation(training),
         "state_bytes": sum(4 * tensor.numel() for tensor in end.values()) == training.trained.state_bytes,
     }
+
+
+def refuses_accumulation(training: Training) -> bool:
+    try:
+        training.strategy.accumulate(training.trained, last=False)
+    except UnsupportedError:
+        return True
+    return False
+
+
+def preempt(workspace: Path, rank: int, world_size: int) -> dict[str, Any]:
+    """SIGTERM reaches the second worker only: both must stop at one step, and a new attempt of one or two workers goes on from it."""
+    run = a_run(workspace / "stopped", rank=rank, world_size=world_size, plan={"strategy": "zero2"})
+    training = Training(run, build(run), "fp32", Position())
+    stopped_at = None
+    for number in range(STEPS):
+        if number == 2 and rank == 1:
+            run.stop.set()
+        try:
+            training.step(number)
+            training.finish_step()
+        except Preempted:
+            stopped_at = training.loop.step
+            break
+    again = {"attempt": 2, "directory": "stages/sft/r2", "resumeFrom": ["stages/sft/r1/checkpoints"]}
+    run = a_run(workspace / "stopped", rank=rank, world_size=world_size, plan={"strategy": "zero2"}, **again)
+    resumed = Training(run, build(run), "fp32", Position())
+    found = resumed.loop.resume()
+    position = resumed.position.step
+    losses = [resumed.step(number)[0] for number in range(position, STEPS)]
+    alone = {}
+    if rank == 0:
+        again["directory"] = "stages/sft/r3"
+        run = a_run(workspace / "stopped", **again)
+        smaller = Training(run, build(run), "fp32", Position())
+        smaller.loop.resume()
+        alone = {"losses": [smaller.step(number)[0] for number in range(smaller.position.step, STEPS)]}
+    return {"stopped_at": stopped_at, "found": found, "position": position, "losses": losses, "alone": alone}
 
 
 def shrunk(workspace: Path, middle: dict[str, Tensor], trajectory: list[tuple[float, float]], precision: str) -> float:
@@ -167,6 +225,7 @@ def main(directory: Path) -> None:
     seen: dict[str, Any] = {f"plain {precision}": plain_trajectory(directory, precision) for precision in ("fp32", "bf16")}
     for name, precision in CASES:
         seen[f"{name} {precision}"] = examine(directory, name, precision, rank, world_size)
+    seen["preempted"] = preempt(directory, rank, world_size)
     (directory / f"seen-{rank}.json").write_text(json.dumps(seen))
 
 
