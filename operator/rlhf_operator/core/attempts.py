@@ -58,7 +58,8 @@ def _without_job(
         return end(stage, own, ending, now, None, is_deleted_by_us=False)
     if not may_create:
         return Step(status=own)
-    return Step(status=own, after=(Create("Job", job_manifest.job(observed, stage, status)),), wait=_refused(observed, attempt))
+    create = Create("Job", job_manifest.job(observed, stage, status))
+    return Step(status=own, after=(create,), wait=_refused(observed, attempt), requeue_seconds=10.0)
 
 
 def _refused(observed: Observed, attempt: AttemptStatus) -> Wait | None:

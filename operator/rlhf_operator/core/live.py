@@ -68,6 +68,8 @@ class LivePod:
     created: datetime | None = None
     deleted: datetime | None = None
     """When somebody asked for its deletion: the API's deletionTimestamp less the grace period."""
+    gone_by: datetime | None = None
+    """When a deleted pod should be gone: the API's deletionTimestamp."""
     disruption: str = ""
     """Reason of DisruptionTarget: the platform ended it."""
     waiting: str = ""
@@ -146,6 +148,7 @@ def read_pod(body: Json) -> LivePod:
         unschedulable=str(scheduled.get("message", "")) if scheduled.get("status") == "False" else "",
         created=read_time(metadata.get("creationTimestamp")),
         deleted=_deletion_start(metadata),
+        gone_by=read_time(metadata.get("deletionTimestamp")),
         disruption=str(_true_conditions(status).get("DisruptionTarget", {}).get("reason", "")),
         waiting=str(waiting.get("reason", "")),
         waiting_message=str(waiting.get("message", "")),

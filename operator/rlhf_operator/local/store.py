@@ -12,7 +12,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +145,7 @@ class Store:
             self._collect(key)
             return
         obj = copied(live)
-        obj["metadata"].setdefault("deletionTimestamp", self.now())
+        obj["metadata"]["deletionTimestamp"] = self._time(seconds)  # as in Kubernetes: when it should be gone
         obj["metadata"]["deletionGracePeriodSeconds"] = seconds
         self._put(key, obj, "MODIFIED")
         if propagation == "Foreground":
@@ -162,9 +162,12 @@ class Store:
 
     def now(self) -> str:
         """The clock in the format of the API."""
-        return self._clock().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._time(0)
 
     # ---- inside
+    def _time(self, seconds_from_now: int) -> str:
+        return (self._clock() + timedelta(seconds=seconds_from_now)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
     def _require(self, key: Key) -> Object:
         if key not in self._objects:
             raise NotFound(f'{key[0]} "{key[2]}" not found')

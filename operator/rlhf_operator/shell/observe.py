@@ -170,12 +170,12 @@ def _is_steady(job: LiveJob, attempt: int, observed: Observed, stage: str) -> bo
 
 async def _with_node(api: KubeApi, pod: LivePod, now: datetime) -> LivePod:
     """A deleted pod that has not ended: is its node still there to end it?"""
-    if pod.is_over or pod.deleted is None or not pod.node:
+    if pod.is_over or pod.gone_by is None or not pod.node:
         return pod
     try:
         node = await _get(api, "Node", "", pod.node)
     except Forbidden:
-        return replace(pod, is_node_gone=now > pod.deleted + _GONE_AFTER)
+        return replace(pod, is_node_gone=now > pod.gone_by + _GONE_AFTER)
     conditions = node.get("status", {}).get("conditions", []) if node else []
     is_ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
     return replace(pod, is_node_gone=not is_ready)

@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from rlhf_api import names
+from rlhf_api.job import RLHFJobSpec
+from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import JobPhase, StagePhase
-from tests.support.rig import HELLO, PROFILE, Rig, one_stage
+from rlhf_operator.core import admission
+from rlhf_operator.core.model import Observed, ProfileObject
+from tests.support.rig import HELLO, NOON, PROFILE, Rig, one_stage
 
 PUBLISH = {"name": "publish", "type": "Publish", "publish": {"destination": {"uri": "pvc://models/chat"}}}
 
@@ -56,7 +60,9 @@ def with_publish(**publish: Any) -> dict[str, Any]:
         ),
         pytest.param({"storage": {"existingClaim": "data"}}, {}, "SourceNotAllowed", "does not allow existing claims", id="an existing volume"),
         pytest.param({}, {"allowedNamespaces": {"matchLabels": {"team": "b"}}}, "NamespaceNotAllowed", "may not be used in namespace team-a", id="namespace"),
+        pytest.param({"seed": -1}, {"allowedNamespaces": {"matchLabels": {"team": "a"}}}, "Invalid", "spec.seed", id="a namespace that is allowed is not the reason"),
         pytest.param({"model": {"source": HELLO["model"]["source"], "precision": "fp16"}}, {}, "Unsupported", "fp16", id="what this version cannot do"),
+        pytest.param({"strategy": "gemini"}, {}, "Unsupported", "does not work with strategy gemini: try bf16", id="what the planner cannot do"),
         pytest.param(
             {"model": {"size": "70B", "source": {"uri": "pvc://models/base"}}},
             {"sources": {"allow": ["pvc://"]}, "storage": {"allowExistingClaims": True}}, "DoesNotFit", "GiB", id="more memory than there is",
@@ -90,6 +96,16 @@ def test_a_profile_may_require_signatures() -> None:
     publish = {"allow": ["pvc://"], "requireSignature": True, "signingSecretName": "key"}
     profile = {**PROFILE, "storage": {"allowExistingClaims": True}, "publish": publish}
     assert refused(with_publish(), profile) == ("SigningNotConfigured", "the profile requires publish.sign: true")
+
+
+def test_signing_needs_a_key_of_the_profile() -> None:
+    rules = ProfileSpec.from_wire({**PROFILE, "storage": {"allowExistingClaims": True}, "publish": {"allow": ["pvc://"]}})
+    spec = RLHFJobSpec.from_wire(with_publish(sign=True))
+    profile = ProfileObject(name="default", uid="p", generation=1, spec=rules)
+    observed = Observed(name="chat", namespace="team-a", uid="u", generation=1, created=NOON, spec=spec, profile=profile)
+    refusal = admission.judge(observed)
+    assert refusal is not None
+    assert (refusal.reason, refusal.message) == ("SigningNotConfigured", "publish.sign needs a profile with publish.signingSecretName")
 
 
 def test_an_unknown_profile_names_those_that_exist_and_is_waited_for() -> None:

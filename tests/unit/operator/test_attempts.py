@@ -297,7 +297,11 @@ class TestOwnership:
 
     def test_a_foreign_job_of_that_name_is_a_conflict_until_it_leaves(self) -> None:
         rig = Rig(one_stage())
-        rig.store.create("Job", "team-a", {"metadata": {"name": "chat-prepare-r1"}, "spec": {"completions": 1, "suspend": True, "template": {"spec": {}}}})
+        rig.store.create(
+            "Job",
+            "team-a",
+            {"metadata": {"name": "chat-prepare-r1"}, "spec": {"completions": 1, "suspend": True, "template": {"spec": {}}}},
+        )
         rig.settle(checks=False)
         assert rig.condition("Accepted")[:2] == ("False", "NameConflict")
         assert "NameConflict" in rig.events()
@@ -319,7 +323,9 @@ class TestProgress:
     def test_figures_checkpoint_and_resumption_reach_the_status(self) -> None:
         rig = running()
         checkpoint = {"path": "stages/sft/r1/checkpoints/5", "step": 5, "digest": DIGEST}
-        rig.progress("sft", 7, totalSteps=10, percent=70, etaSeconds=3.4, metrics={"loss": 2.0}, checkpoint=checkpoint, resumedFrom=checkpoint)
+        rig.progress(
+            "sft", 7, totalSteps=10, percent=70, etaSeconds=3.4, metrics={"loss": 2.0}, checkpoint=checkpoint, resumedFrom=checkpoint
+        )
         stage = rig.stage("sft")
         assert stage.progress is not None
         assert (stage.progress.step, stage.progress.total_steps, stage.progress.percent, stage.progress.eta_seconds) == (7, 10, 70, 3)

@@ -1,5 +1,7 @@
 """The life cycle of a job, told by the rig: what a user sees after each thing that may happen. Every step also checks idempotence."""
 
+import copy
+
 import pytest
 
 from rlhf_api import names
@@ -122,6 +124,19 @@ def test_an_edit_of_a_finished_job_without_a_token_is_only_noticed() -> None:
     assert rig.status.phase is JobPhase.SUCCEEDED
 
 
+def test_a_finished_job_that_was_edited_beyond_reading_stays_finished() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare", "sft")
+    rig.change(stages="none")
+    assert rig.status.phase is JobPhase.SUCCEEDED
+
+
+def test_a_namespace_that_the_profile_allows_may_use_it() -> None:
+    rig = Rig(one_stage(), {**PROFILE, "allowedNamespaces": {"matchLabels": {"team": "a"}}})
+    rig.settle()
+    assert rig.jobs() == ["chat-prepare-r1"]
+
+
 class TestSuspend:
     def test_running_pods_are_ended_without_using_a_budget(self) -> None:
         rig = Rig(one_stage())
@@ -216,6 +231,27 @@ class TestRerun:
         rig.change(rerun={"fromStage": "sft", "token": "2"})
         env = rig.job("sft")["spec"]["template"]["spec"]["containers"][0]["env"]
         assert {"name": "NCCL_DEBUG", "value": "INFO"} in env
+
+    def test_every_changed_stage_runs_again_with_its_dependants(self) -> None:
+        rig = Rig()
+        rig.succeed("prepare", "sft", "rm", "ppo")
+        stages = copy.deepcopy(HELLO["stages"])
+        stages[1]["rewardModel"]["learningRate"] = 1e-5
+        rig.change(stages=stages, rerun={"fromStage": "ppo", "token": "2"})
+        assert rig.phases() == "prepare Succeeded, sft Succeeded, rm Starting, ppo Pending"
+
+    @pytest.mark.parametrize("has_job", [True, False])
+    def test_what_still_runs_is_ended_first(self, has_job: bool) -> None:
+        rig = Rig(one_stage())
+        rig.succeed("prepare")
+        rig.run("sft")
+        if not has_job:
+            rig.store.delete("Job", "team-a", "chat-sft-r1")
+        rig.change(rerun={"fromStage": "sft", "token": "2"})
+        assert rig.stage("sft").attempt == 2
+        assert rig.stage("sft").attempts[0].message == "Rerun: the stage runs again"
+        assert "chat-sft-r1" not in rig.jobs()
+        assert "Rerun" in rig.events()
 
     def test_the_token_of_a_new_job_asks_for_nothing(self) -> None:
         rig = Rig(one_stage(rerun={"fromStage": "sft", "token": "1"}))

@@ -9,11 +9,12 @@ import pytest
 from rlhf_api import names
 from rlhf_api.outcome import Budget, Outcome
 from rlhf_api.policies import RunPolicy
-from rlhf_api.status import AttemptStatus, CheckpointStatus, StagePhase, StageStatus
+from rlhf_api.status import AttemptStatus, StagePhase, StageStatus
 from rlhf_operator.core import failure
 from rlhf_operator.core.failure import Ending
 from rlhf_operator.core.live import LiveJob, LivePod
 from tests.support.rig import DIGEST, NOON
+from tests.support.stages import a_stage
 
 
 def a_job(reason: str = "BackoffLimitExceeded") -> LiveJob:
@@ -28,18 +29,6 @@ def a_pod(index: int = 0, exit_code: int | None = 1, *, after: float = 0.0, **ch
     )  # fmt: skip
 
 
-def a_stage(*outcomes: Outcome, checkpoint_of: int | None = None, **changes: Any) -> StageStatus:
-    """A stage whose attempts ended like this, the last one at noon."""
-    attempts = tuple(
-        AttemptStatus(attempt=number, job_name=f"chat-sft-r{number}", outcome=outcome, budget=failure.budget_of(outcome), end_time=NOON)
-        for number, outcome in enumerate(outcomes, start=1)
-    )
-    checkpoint = None
-    if checkpoint_of is not None:
-        checkpoint = CheckpointStatus(path=f"stages/sft/r{checkpoint_of}/checkpoints/5", step=5, digest=DIGEST)
-    return StageStatus(name="sft", type="SFT", attempt=len(attempts), attempts=attempts, checkpoint=checkpoint, **changes)
-
-
 @pytest.mark.parametrize(
     ("pods", "outcome", "budget"),
     [
@@ -51,7 +40,9 @@ def a_stage(*outcomes: Outcome, checkpoint_of: int | None = None, **changes: Any
         pytest.param([a_pod(exit_code=71)], Outcome.GPU_OUT_OF_MEMORY, Budget.NONE, id="71 is never retried"),
         pytest.param([a_pod(exit_code=72)], Outcome.HOST_OUT_OF_MEMORY, Budget.ATTEMPT, id="host memory counts"),
         pytest.param([a_pod(exit_code=137)], Outcome.HOST_OUT_OF_MEMORY, Budget.ATTEMPT, id="137 without a cause is the kernel's killer"),
-        pytest.param([a_pod(exit_code=1, is_out_of_memory=True)], Outcome.HOST_OUT_OF_MEMORY, Budget.ATTEMPT, id="OOMKilled says so itself"),
+        pytest.param(
+            [a_pod(exit_code=1, is_out_of_memory=True)], Outcome.HOST_OUT_OF_MEMORY, Budget.ATTEMPT, id="OOMKilled says so itself"
+        ),
         pytest.param([a_pod(exit_code=73)], Outcome.COMMUNICATION, Budget.DISRUPTION, id="a lost peer is a disruption"),
         pytest.param([a_pod(exit_code=74)], Outcome.STORAGE, Budget.ATTEMPT, id="a full volume counts"),
         pytest.param([a_pod(exit_code=75)], Outcome.PREEMPTED, Budget.DISRUPTION, id="a saved preemption is a disruption"),
@@ -60,7 +51,9 @@ def a_stage(*outcomes: Outcome, checkpoint_of: int | None = None, **changes: Any
         pytest.param([a_pod(exit_code=78)], Outcome.STALLED, Budget.ATTEMPT, id="the watchdog's end counts"),
         pytest.param([a_pod(exit_code=1)], Outcome.APP_ERROR, Budget.ATTEMPT, id="any other code counts"),
         pytest.param([a_pod(exit_code=143)], Outcome.APP_ERROR, Budget.ATTEMPT, id="143 without a platform cause counts"),
-        pytest.param([a_pod(exit_code=1, disruption="EvictionByEvictionAPI")], Outcome.DISRUPTED, Budget.DISRUPTION, id="any code of an evicted pod"),
+        pytest.param(
+            [a_pod(exit_code=1, disruption="EvictionByEvictionAPI")], Outcome.DISRUPTED, Budget.DISRUPTION, id="any code of an evicted pod"
+        ),
         pytest.param([], Outcome.DISRUPTED, Budget.DISRUPTION, id="no failed pod retained: the pods were taken away"),
         pytest.param([a_pod(exit_code=0)], Outcome.DISRUPTED, Budget.DISRUPTION, id="only successful pods retained"),
     ],
@@ -82,7 +75,9 @@ def test_a_pod_that_still_runs_may_be_the_one_to_blame() -> None:
 
 
 def test_pods_of_another_job_of_that_name_tell_nothing() -> None:
-    ending = failure.ending_of(a_job(), (a_pod(exit_code=64).__class__(name="x", uid="x", stage="sft", attempt=1, index=0, owner_uid="other"),))
+    ending = failure.ending_of(
+        a_job(), (a_pod(exit_code=64).__class__(name="x", uid="x", stage="sft", attempt=1, index=0, owner_uid="other"),)
+    )
     assert ending is not None
     assert ending.message.startswith("PodLost: ")
 
@@ -157,7 +152,9 @@ class TestVerdict:
             pytest.param(a_stage(Outcome.OUTPUT_INVALID, counted_failures=3), "OutputInvalid", id="an output that never was valid says so"),
             pytest.param(a_stage(Outcome.DISRUPTED, disruptions=9), None, id="disruptions do not use up maxAttempts"),
             pytest.param(a_stage(Outcome.DISRUPTED, disruptions=20), None, id="maxDisruptions may be reached"),
-            pytest.param(a_stage(Outcome.DISRUPTED, disruptions=21), "MaxDisruptionsExceeded", id="more than maxDisruptions ends the stage"),
+            pytest.param(
+                a_stage(Outcome.DISRUPTED, disruptions=21), "MaxDisruptionsExceeded", id="more than maxDisruptions ends the stage"
+            ),
             pytest.param(a_stage(Outcome.GPU_OUT_OF_MEMORY), "GPUOutOfMemory", id="what would happen again ends the stage at once"),
             pytest.param(a_stage(Outcome.CANCELLED), None, id="a cancelled attempt says nothing"),
         ],
@@ -221,7 +218,9 @@ def test_an_end_is_counted_and_its_checkpoint_kept() -> None:
             "resumedFrom": {"path": "stages/sft/r0/checkpoints/2", "step": 2, "digest": DIGEST},
         }
     )
-    ending = Ending(outcome=Outcome.PREEMPTED, message="asked to stop\x1b[31m", exit_code=75, ended=NOON - timedelta(seconds=5), report=report)
+    ending = Ending(
+        outcome=Outcome.PREEMPTED, message="asked to stop\x1b[31m", exit_code=75, ended=NOON - timedelta(seconds=5), report=report
+    )
     ended = failure.record(stage, ending, NOON)
     assert (ended.counted_failures, ended.disruptions) == (0, 1)
     assert ended.checkpoint is not None

@@ -1,0 +1,169 @@
+"""Errors of the API: what each does to the pace, that nothing is decided from missing data, and that rights may be missing."""
+
+from typing import Any
+
+import pytest
+
+from rlhf_api.status import StagePhase
+from rlhf_operator.shell.kube import (
+    ApiError,
+    Conflict,
+    Forbidden,
+    KubeApi,
+    NotFound,
+    Throttled,
+    Unauthorized,
+    Unavailable,
+)
+from tests.support.rig import PROFILE, Rig, one_stage
+
+
+def test_the_embedded_api_is_a_kube_api() -> None:
+    api: KubeApi = Rig().api
+    assert api
+
+
+def test_a_job_that_is_gone_is_forgotten() -> None:
+    rig = Rig(one_stage())
+    rig.settle()
+    rig.store.delete("RLHFJob", "team-a", "chat")
+    assert rig.run_once() is None
+    assert rig.reconciler._soft == {}
+
+
+@pytest.mark.parametrize("error", [Unavailable("timeout"), Unauthorized("expired")])
+def test_an_answer_that_says_nothing_delays_ever_more_and_decides_nothing(error: ApiError) -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    before = rig.body()
+    rig.api.faults.fail("list", "Job", error, every=True)
+    assert [rig.run_once() for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert rig.body() == before
+    rig.api.faults.clear()
+    rig.settle()
+    assert rig.stage("sft").phase is StagePhase.RUNNING
+    assert rig.run_once() != 60
+
+
+def test_a_frozen_api_changes_no_attempt() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    rig.api.faults.frozen = True
+    rig.run_once()
+    rig.api.faults.clear()
+    rig.settle()
+    assert rig.stage("sft").attempt == 1
+
+
+def test_throttling_waits_as_long_as_the_server_says() -> None:
+    rig = Rig(one_stage())
+    rig.api.faults.fail("get", "RLHFJob", Throttled("slow down", retry_after_seconds=7))
+    assert rig.run_once() == 7
+    rig.api.faults.fail("get", "RLHFJob", Throttled("slow down"))
+    assert rig.run_once() == 1
+
+
+def test_a_stale_status_is_tried_again_at_once_five_times() -> None:
+    rig = Rig(one_stage())
+    rig.api.faults.fail("apply_status", "RLHFJob", Conflict("stale"), every=True)
+    paces = [rig.run_once() for _ in range(7)]
+    assert paces == [0, 0, 0, 0, 0, 16, 32]
+    assert rig.jobs() == []  # the Job comes after the status that has its number
+
+
+def test_a_terminating_namespace_stops_until_the_next_event() -> None:
+    rig = Rig(one_stage())
+    rig.api.faults.fail("create", "*", Forbidden("unable to create new content in namespace team-a because it is being terminated"))
+    assert rig.run_once() is None
+
+
+def test_an_answer_that_was_lost_after_the_create_is_no_second_job() -> None:
+    rig = Rig(one_stage())
+    rig.api.faults.fail("create", "Job", Unavailable("connection lost"), applied=True)
+    assert rig.run_once() == 0.5
+    rig.settle()
+    assert rig.jobs() == ["chat-prepare-r1"]
+    assert rig.stage("prepare").attempt == 1
+
+
+def test_a_job_that_appears_between_the_listing_and_the_create_is_compared() -> None:
+    rig = Rig(one_stage())
+    rig.run_once()
+    created = rig.store.get("Job", "team-a", "chat-prepare-r1")
+    rig.store.delete("Job", "team-a", "chat-prepare-r1")
+    rig.reconciler = rig.new_reconciler()
+    original = rig.api.list
+
+    async def list_before_it_appears(kind: str, *args: Any, **options: Any) -> Any:
+        page = await original(kind, *args, **options)
+        if kind == "Job" and not rig.jobs():
+            rig.store.create("Job", "team-a", created)
+        return page
+
+    rig.api.list = list_before_it_appears  # type: ignore[method-assign]  # the race that a real server can lose
+    assert rig.run_once() is not None
+    rig.settle()
+    assert rig.stage("prepare").attempt == 1
+
+
+def test_deleting_what_is_gone_is_fine() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    rig.api.faults.fail("delete", "Job", NotFound("gone"))
+    rig.change(suspend=True)
+    assert rig.status.stages[1].attempts[0].outcome == "Cancelled"
+
+
+class TestMissingRights:
+    def test_without_nodes_a_deleted_pod_is_gone_fifteen_seconds_after_its_time(self) -> None:
+        rig = Rig(one_stage())
+        rig.succeed("prepare")
+        rig.run("sft")
+        rig.ends_deleted_pods = False
+        rig.api.faults.fail("get", "Node", Forbidden("nodes"), every=True)
+        pod = rig.pods("sft")[0]
+        rig.report(pod, phase="Running", disrupted="DeletionByTaintManager")
+        rig.delete_pod(pod)
+        rig.settle()
+        assert rig.stage("sft").attempt == 1
+        rig.wait(120 + 14)
+        assert rig.stage("sft").attempt == 1
+        rig.wait(2)
+        assert rig.stage("sft").attempt == 2
+
+    def test_without_storage_classes_the_pod_shows_whether_the_claim_binds(self) -> None:
+        rig = Rig(one_stage(storage={"size": "1Gi", "storageClassName": "slow"}), {**PROFILE, "storage": {"allowedClasses": ["slow"]}})
+        rig.api.faults.fail("get", "StorageClass", Forbidden("storageclasses"), every=True)
+        rig.settle()
+        name = rig.store.find("PersistentVolumeClaim", "team-a")[0]["metadata"]["name"]
+        rig.store.update_status("PersistentVolumeClaim", "team-a", name, {"phase": "Pending"})
+        rig.succeed("prepare")
+        assert rig.stage("sft").attempt == 1
+
+    def test_without_the_secret_it_is_not_permitted(self) -> None:
+        spec = one_stage()
+        spec["stages"][0]["sft"]["dataset"] = {"uri": "https://example.com/rows.jsonl", "sha256": "0" * 64, "secretName": "token"}
+        rig = Rig(spec, {**PROFILE, "sources": {"allow": ["https://example.com/"]}})
+        rig.api.faults.fail("get", "Secret", Forbidden("secrets"), every=True)
+        rig.settle()
+        assert rig.condition("Accepted")[:2] == ("False", "SecretNotPermitted")
+
+
+def test_progress_that_ended_is_forgotten() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    rig.progress("sft", 3)
+    rig.reconciler.report_progress(rig.key, "sft", None)
+    assert rig.observed().progress == {}
+
+
+def test_crash_points_stand_between_all_writes() -> None:
+    seen: list[str] = []
+    rig = Rig(one_stage())
+    rig.reconciler._crash_here = seen.append
+    rig.run_once()
+    assert seen == ["observed", "before", "status", "action", "after"]

@@ -1,0 +1,119 @@
+"""What a user sees: conditions that flip once, artifacts of delivered stages, and writes only when something is worth one."""
+
+from typing import Any
+
+import pytest
+
+from rlhf_api.outcome import TerminationMessage
+from rlhf_api.status import CheckpointStatus, JobPhase, JobStatus
+from rlhf_operator.core.text import checkpoint, clean, metrics, newer
+from tests.support.rig import DIGEST, PROFILE, Rig, digest_of, one_stage
+
+OPEN = {**PROFILE, "publish": {"allow": ["pvc://"]}, "storage": {"allowExistingClaims": True}}
+
+
+def publishing() -> dict[str, Any]:
+    spec = one_stage()
+    spec["stages"].append({"name": "publish", "type": "Publish", "publish": {"destination": {"uri": "pvc://models/chat"}}})
+    return spec
+
+
+class TestPublished:
+    def test_nothing_to_publish_is_not_requested(self) -> None:
+        rig = Rig(one_stage())
+        rig.settle()
+        assert rig.condition("Published")[:2] == ("False", "NotRequested")
+
+    def test_a_delivered_artifact_is_listed(self) -> None:
+        rig = Rig(publishing(), OPEN)
+        rig.succeed("prepare", "sft")
+        assert rig.condition("Published")[:2] == ("False", "Waiting")
+        rig.succeed("publish")
+        (artifact,) = rig.status.artifacts
+        assert (artifact.stage, artifact.uri, artifact.digest, artifact.signed) == (
+            "publish",
+            "pvc://models/chat",
+            digest_of("publish"),
+            False,
+        )
+        assert rig.condition("Published")[:2] == ("True", "Published")
+        assert rig.events()[-2:] == ["Published", "Complete"]
+        assert rig.event("Published") == "pvc://models/chat"
+        assert rig.event("StageSucceeded") == f"Stage publish: artifact {digest_of('publish')}"
+
+    def test_a_failed_delivery_is_rejected(self) -> None:
+        rig = Rig(publishing(), OPEN)
+        rig.succeed("prepare", "sft")
+        rig.finish("publish", 66)
+        assert rig.condition("Published")[:2] == ("False", "Rejected")
+
+
+def test_a_transition_time_moves_only_when_the_condition_flips() -> None:
+    rig = Rig(one_stage())
+    rig.settle()
+    first = {condition.type: condition.last_transition_time for condition in rig.status.conditions}
+    rig.now = rig.now.replace(minute=5)
+    rig.run("prepare")
+    later = {condition.type: condition.last_transition_time for condition in rig.status.conditions}
+    assert later["Accepted"] == first["Accepted"]
+    assert later["PodsReady"] == rig.now
+    assert first["PodsReady"] != rig.now
+
+
+def test_a_status_survives_the_wire() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare", "sft")
+    assert JobStatus.from_wire(rig.status.to_wire()) == rig.status
+
+
+def test_an_unreadable_status_is_as_good_as_none() -> None:
+    rig = Rig(one_stage())
+    rig.settle()
+    rig.store.update_status("RLHFJob", "team-a", "chat", {"phase": "Nonsense"})
+    rig.settle()
+    assert rig.status.phase is JobPhase.STARTING
+    assert rig.jobs() == ["chat-prepare-r1"]
+
+
+def test_an_attempt_start_costs_one_status_write() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    before = rig.body()["metadata"]["resourceVersion"]
+    rig.finish("sft", 1)
+    rig.run_once()
+    writes = [event for event in rig.store.events_since(int(before)) if event.object["kind"] == "RLHFJob"]
+    assert len(writes) <= 3  # ended and started; seen by uid; the ready pods of the next attempt are another matter
+
+
+def test_the_printer_columns_are_filled() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    status = rig.status
+    assert (status.phase, status.current_stage, status.stages_summary, status.reason) == (JobPhase.STARTING, "sft", "1/2", "")
+    assert status.start_time is not None
+    assert status.completion_time is None
+
+
+class TestText:
+    def test_control_characters_and_length_are_cut(self) -> None:
+        assert clean("a\x00b\n\tc\x1b[31m") == "a b c [31m"
+        assert clean("x" * 600) == "x" * 511 + "…"
+
+    def test_figures_are_finite_and_few(self) -> None:
+        found = metrics({f"m{number:02}": float(number) for number in range(40)} | {"bad": float("nan")})
+        assert len(found) == 24
+        assert "bad" not in [metric.name for metric in found]
+
+    @pytest.mark.parametrize("path", ["../escape", "stages/../x", "x" * 300])
+    def test_a_path_that_cannot_be_ours_is_no_checkpoint(self, path: str) -> None:
+        report = TerminationMessage.from_wire(
+            {"outcome": "Preempted", "exitCode": 75, "checkpoint": {"path": path, "step": 1, "digest": DIGEST}}
+        )
+        assert checkpoint(report.checkpoint) is None
+
+    def test_the_checkpoint_with_more_steps_counts(self) -> None:
+        five, six = (CheckpointStatus(path=f"c/{step}", step=step, digest=DIGEST) for step in (5, 6))
+        assert newer(five, six) == six
+        assert newer(six, five) == six
+        assert newer(None, five) == five
+        assert newer(five, None) == five

@@ -1,0 +1,38 @@
+"""The directory of a job: one driver at a time, notes between processes, and reading without disturbing."""
+
+from pathlib import Path
+
+import pytest
+
+from rlhf_operator.local.workdir import Busy, NoSuchJob, Workdir
+
+
+def test_one_process_drives_and_others_are_told_which(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    assert not place.is_driven()
+    with place.drive():
+        assert place.is_driven()
+        with pytest.raises(Busy, match=r"process \d+ drives this job"), place.drive():
+            pass
+    assert not place.is_driven()
+
+
+def test_a_note_is_taken_once(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    assert not place.take_suspend_note()
+    place.ask_to_suspend()
+    assert place.take_suspend_note()
+    assert not place.take_suspend_note()
+
+
+def test_claims_are_remembered(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    assert place.read_claims() == {}
+    place.write_claims({"models": tmp_path / "m"})
+    assert place.read_claims() == {"models": tmp_path / "m"}
+
+
+def test_an_empty_directory_has_no_job_and_no_events(tmp_path: Path) -> None:
+    with pytest.raises(NoSuchJob):
+        Workdir(tmp_path).read_job()
+    assert Workdir(tmp_path).read_events() == []
