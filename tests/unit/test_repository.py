@@ -158,3 +158,13 @@ def test_a_skip_counts_only_when_it_is_listed() -> None:
     allowed = ["needs a CUDA device"]
     assert unlisted(["needs a CUDA device", "needs a CUDA device with 80 GB"], allowed) == []
     assert unlisted(["bitsandbytes is broken today"], allowed) == ["bitsandbytes is broken today"]
+
+
+def test_every_formula_has_a_test_that_imports_it() -> None:
+    imported: set[str] = set()
+    for path in sources("tests"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    modules = {f"rlhf_trainer.rl.{path.stem}" for path in sources("trainer/rlhf_trainer/rl") if path.stem != "__init__"}
+    assert modules - imported == set()
