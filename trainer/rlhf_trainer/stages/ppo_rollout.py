@@ -143,21 +143,31 @@ class Rollouts:
             for name, values in (("return", batch.returns), ("error", batch.returns - batch.values)):
                 tally.add(f"_{name}", masked(values, batch.mask).sum(), num_tokens)
                 tally.add(f"_{name}_squared", masked(values, batch.mask).square().sum(), num_tokens)
-            self._tally_matches(tally, batch)
             tally.highest("sampling_mismatch", masked(batch.old_log_probs - batch.sampled_log_probs, batch.mask).abs().max())
+        self._tally_matches(tally, batches)
         found = tally.over(self.strategy.world)
         metrics = {name: value for name, value in found.items() if not name.startswith("_")}
         variance = found["_return_squared"] - found["_return"] ** 2
         left = found["_error_squared"] - found["_error"] ** 2
         return metrics | {"vf_explained_var": 1 - left / variance if variance > 1e-12 else 0.0, "kl_coef": self.controller.coef}
 
-    def _tally_matches(self, tally: Tally, batch: Answers) -> None:
-        """How many sampled answers are right: for people, who see reward hacking by it. No reward is computed from it."""
-        for row, ids, is_counted in zip(batch.rows, batch.tokens.tolist(), batch.is_counted.tolist(), strict=True):
-            if row.answer is not None and is_counted:
-                text = self.examiner.decoder.text(ids)
-                tally.add("rollout_match", float(checker.is_exact_match(text, row.answer)))
-                tally.add("rollout_refusals", float(checker.is_refusal(text)))
+    def _tally_matches(self, tally: Tally, batches: Sequence[Answers]) -> None:
+        """How many sampled answers are right, and how often the reward model prefers a right one to a wrong one (`reward_agreement`).
+
+        For people, who see reward hacking by it. No reward is computed from it.
+        """
+        scores: dict[bool, list[float]] = {True: [], False: []}
+        for batch in batches:
+            rows = zip(batch.rows, batch.tokens.tolist(), batch.is_counted.tolist(), batch.raw_scores.tolist(), strict=True)
+            for row, ids, is_counted, score in rows:
+                if row.answer is not None and is_counted:
+                    text = self.examiner.decoder.text(ids)
+                    is_right = checker.is_exact_match(text, row.answer)
+                    scores[is_right].append(score)
+                    tally.add("rollout_match", float(is_right))
+                    tally.add("rollout_refusals", float(checker.is_refusal(text)))
+        right, wrong = torch.tensor(scores[True]), torch.tensor(scores[False])
+        tally.add("reward_agreement", (right[:, None] > wrong[None, :]).sum(), len(right) * len(wrong))
 
     def _guard(self, step: int, metrics: dict[str, float]) -> None:
         mismatch, limit = metrics["sampling_mismatch"], SAMPLING_TOLERANCE.get(self.run.config.model.precision, 0.05)
