@@ -1,5 +1,6 @@
 """One undisturbed job for the whole tier: other tests compare their weights and losses with it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,14 @@ class Undisturbed:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     """Run it once. Tests only read it."""
-    directory = tmp_path_factory.mktemp("undisturbed")
-    claim = directory / "models"
-    claim.mkdir()
-    publish = {"model": {"stage": "nf4"}, "destination": {"uri": "pvc://models/chain"}, "modelCard": {"license": "apache-2.0"}}
-    file = a_job_file(directory / "chain.json", stages={"sft": SFT, "rm": REWARD, "ppo": PPO, "nf4": NF4, "publish": publish})
-    rlhf = Rlhf(directory)
-    finished = rlhf("run", file, "--claim", f"models={claim}", "--output", "json")
-    assert finished.code == 0, finished.err
-    return Undisturbed(rlhf, file, claim / "chain", finished.code, finished.result, finished.err)
+    with Rlhf(tmp_path_factory.mktemp("undisturbed")) as rlhf:
+        claim = rlhf.directory / "models"
+        claim.mkdir()
+        publish = {"model": {"stage": "nf4"}, "destination": {"uri": "pvc://models/chain"}, "modelCard": {"license": "apache-2.0"}}
+        stages = {"sft": SFT, "rm": REWARD, "ppo": PPO, "nf4": NF4, "publish": publish}
+        file = a_job_file(rlhf.directory / "chain.json", stages=stages)
+        finished = rlhf("run", file, "--claim", f"models={claim}", "--output", "json")
+        assert finished.code == 0, finished.err
+        yield Undisturbed(rlhf, file, claim / "chain", finished.code, finished.result, finished.err)

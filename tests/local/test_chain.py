@@ -1,6 +1,7 @@
 """The whole chain through `rlhf run`, in real processes: from raw data to a published 4-bit model that answers."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,17 +67,18 @@ def test_a_finished_job_is_neither_repeated_nor_overwritten(undisturbed: Undistu
 
 
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Rlhf:
-    rlhf = Rlhf(tmp_path_factory.mktemp("zero2"))
-    file = a_job_file(
-        rlhf.directory / "zero.json",
-        stages={"sft": SFT, "rm": REWARD, "ppo": PPO},
-        topology={"gpusPerNode": 0, "processesPerNode": 2},
-        strategy="zero2",
-    )
-    finished = rlhf("run", file)
-    assert finished.code == 0, finished.err + finished.out
-    return rlhf
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rlhf]:
+    """The training stages of `chain` in two processes."""
+    with Rlhf(tmp_path_factory.mktemp("zero2")) as rlhf:
+        file = a_job_file(
+            rlhf.directory / "zero.json",
+            stages={"sft": SFT, "rm": REWARD, "ppo": PPO},
+            topology={"gpusPerNode": 0, "processesPerNode": 2},
+            strategy="zero2",
+        )
+        finished = rlhf("run", file)
+        assert finished.code == 0, finished.err + finished.out
+        yield rlhf
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm"])

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from tests.support.jobs import PPO, REWARD, SFT, STAGE_SECONDS, Rlhf, a_job_file
 LAUNCHER, WORKER = "rlhf_trainer.launch", "rlhf_trainer.worker"
 
 
-def training(directory: Path, name: str) -> tuple[Rlhf, Path]:
-    return Rlhf(directory), a_job_file(directory / f"{name}.json", stages={"sft": SFT, "rm": REWARD, "ppo": PPO})
+def training(rlhf: Rlhf, name: str) -> Path:
+    """The job file of a job with the training stages of `chain`."""
+    return a_job_file(rlhf.directory / f"{name}.json", stages={"sft": SFT, "rm": REWARD, "ppo": PPO})
 
 
 def stages_of(rlhf: Rlhf, job: str) -> dict[str, dict[str, Any]]:
@@ -30,20 +32,20 @@ def resumed_steps(stage: dict[str, Any]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Rlhf:
+def killed(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rlhf]:
     """`kill -9`: a worker in SFT, a launcher in the reward model, a worker and then `rlhf` itself in PPO."""
-    rlhf, file = training(tmp_path_factory.mktemp("killed"), "killed")
-    process = rlhf.start("run", file)
-    for stage, step, victim in (("sft", 6, WORKER), ("rm", 6, LAUNCHER), ("ppo", 2, WORKER)):
-        rlhf.wait_for_step("killed", stage, step, process)
-        kill(*processes_of(rlhf.directory, victim))
-    eventually(lambda: len(rlhf.attempts("killed", "ppo")) == 2, STAGE_SECONDS)
-    rlhf.wait_for_step("killed", "ppo", 5, process)
-    kill(process.pid)
-    process.wait()
-    finished = rlhf("resume", "killed")
-    assert finished.code == 0, finished.err + finished.out
-    return rlhf
+    with Rlhf(tmp_path_factory.mktemp("killed")) as rlhf:
+        process = rlhf.start("run", training(rlhf, "killed"))
+        for stage, step, victim in (("sft", 6, WORKER), ("rm", 6, LAUNCHER), ("ppo", 2, WORKER)):
+            rlhf.wait_for_step("killed", stage, step, process)
+            kill(*processes_of(rlhf.directory, victim))
+        eventually(lambda: len(rlhf.attempts("killed", "ppo")) == 2, STAGE_SECONDS)
+        rlhf.wait_for_step("killed", "ppo", 5, process)
+        kill(process.pid)
+        process.wait()
+        finished = rlhf("resume", "killed")
+        assert finished.code == 0, finished.err + finished.out
+        yield rlhf
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
@@ -64,25 +66,29 @@ def test_no_process_is_left(killed: Rlhf) -> None:
     assert processes_of(killed.directory, LAUNCHER) == []
 
 
+Stopped = tuple[Rlhf, int, str, dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Rlhf, int, str, dict[str, Any]]:
+def stopped(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stopped]:
     """`rlhf` killed in SFT and resumed, then Ctrl-C in PPO and resumed. Exit code, words and status after Ctrl-C."""
-    rlhf, file = training(tmp_path_factory.mktemp("stopped"), "stopped")
-    process = rlhf.start("run", file)
-    rlhf.wait_for_step("stopped", "sft", 6, process)
-    kill(process.pid)
-    process.wait()
-    process = rlhf.start("resume", file)
-    rlhf.wait_for_step("stopped", "ppo", 3, process)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=STAGE_SECONDS)
-    after = stages_of(rlhf, "stopped")
-    finished = rlhf("resume", "stopped")
-    assert finished.code == 0, finished.err + finished.out
-    return rlhf, process.returncode, said, after
+    with Rlhf(tmp_path_factory.mktemp("stopped")) as rlhf:
+        file = training(rlhf, "stopped")
+        process = rlhf.start("run", file)
+        rlhf.wait_for_step("stopped", "sft", 6, process)
+        kill(process.pid)
+        process.wait()
+        process = rlhf.start("resume", file)
+        rlhf.wait_for_step("stopped", "ppo", 3, process)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=STAGE_SECONDS)
+        after = stages_of(rlhf, "stopped")
+        finished = rlhf("resume", "stopped")
+        assert finished.code == 0, finished.err + finished.out
+        yield rlhf, process.returncode, said, after
 
 
-def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(stopped: tuple[Rlhf, int, str, dict[str, Any]]) -> None:
+def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(stopped: Stopped) -> None:
     rlhf, code, said, after = stopped
     assert code == 130
     assert after["ppo"]["phase"] == "Suspended"
@@ -94,5 +100,5 @@ def test_ctrl_c_saves_a_checkpoint_and_says_how_to_go_on(stopped: tuple[Rlhf, in
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
-def test_stopping_changes_no_weight(stage: str, stopped: tuple[Rlhf, int, str, dict[str, Any]], undisturbed: Undisturbed) -> None:
+def test_stopping_changes_no_weight(stage: str, stopped: Stopped, undisturbed: Undisturbed) -> None:
     assert stopped[0].weights("stopped", stage) == undisturbed.rlhf.weights("chain", stage)
