@@ -40,6 +40,8 @@ from rlhf_trainer.strategy.base import Strategy, Trained
 
 NUM_EVALUATIONS = 10
 MAX_EVAL_ROWS = 1024
+GLANCE_ROWS = 128
+"""Held-out pairs of the evaluations during a run."""
 MAX_NORMALIZED_ROWS = 2048
 """Pairs whose scores give mean and deviation (rule R5): enough for a relative error of 2 %."""
 
@@ -70,9 +72,9 @@ def run(run: Run) -> StageResult:
             metrics = stage.step(window[1])
             loop.finish_step(metrics)
             if loop.step < total_steps and loop.step % -(-total_steps // NUM_EVALUATIONS) == 0:
-                stage.evaluate()
+                stage.evaluate(GLANCE_ROWS)
         loop.finish()
-        facts.add(stage.evaluate())
+        facts.add(stage.evaluate(MAX_EVAL_ROWS))
         result = stage.complete(facts.metrics, source)
     _check_gate(config, result.metrics)
     return result
@@ -119,11 +121,10 @@ class Stage:
             "tokens_per_second": num_tokens / max(time.monotonic() - began, 1e-9),
         }
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, max_rows: int) -> dict[str, float]:
         """Held-out accuracy (ties count half), margin, and how much of a score is length (rule R6)."""
         self.loop.reporter.enter("evaluating")
-        rows = list((self.data.eval if len(self.data.eval) else self.data.held_out)[:MAX_EVAL_ROWS])
-        pairs = self._scores(rows)
+        pairs = self._scores(list(self.data.held_out[:max_rows]))
         metrics = pair_metrics(pairs) if pairs else {}
         self.loop.reporter.update(metrics)
         self.loop.reporter.enter("training")

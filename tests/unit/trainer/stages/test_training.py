@@ -126,7 +126,7 @@ def test_the_reward_model_is_normalised_on_disk(shop: Workshop) -> None:
 
 
 def test_a_missed_gate_keeps_the_output(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward.Stage, "evaluate", lambda self: {"accuracy": 0.5})
+    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, max_rows: {"accuracy": 0.5})
     run = shop.reward(attempt=3, maxSteps=1, minAccuracy=0.6)
     with pytest.raises(GateFailed, match="minAccuracy"):
         reward.run(run)
@@ -135,7 +135,7 @@ def test_a_missed_gate_keeps_the_output(shop: Workshop, monkeypatch: pytest.Monk
 
 def test_equal_scores_cannot_be_normalised(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward.Stage, "_scores", lambda self, rows: [{"chosen": 1.0, "rejected": 1.0} for _ in rows])
-    monkeypatch.setattr(reward.Stage, "evaluate", lambda self: {})
+    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, max_rows: {})
     with pytest.raises(DataError, match="same score"):
         reward.run(shop.reward(attempt=4, maxSteps=1))
 
