@@ -76,7 +76,8 @@ FILE_EVENTS = "events.jsonl"
 # ---- metrics that a reader of a job looks for: in a status they have room before all others
 HEADLINE_METRICS = frozenset(
     {
-        *("loss", "learning_rate", "grad_norm", "tokens_per_second", "eval_loss", "rows", "dropped_rows", "accuracy", "perplexity_increase"),
+        *("loss", "learning_rate", "grad_norm", "tokens_per_second", "eval_loss", "rows", "dropped_rows"),
+        *("accuracy", "perplexity_increase"),
         *("reward_mean", "kl_mean", "answer_tokens_mean", "eos_fraction", "entropy", "clip_fraction", "health"),
         *("exact_match", "exact_match_en", "exact_match_zh", "exact_match_sampled", "refusal_fraction"),
         *("base_exact_match", "base_exact_match_en", "base_exact_match_zh", "base_exact_match_sampled", "base_refusal_fraction"),
