@@ -185,7 +185,7 @@ def _last_words(session: LocalSession, job: Mapping[str, Any], code: int, name: 
 
 
 def _saved(session: LocalSession, job: Mapping[str, Any]) -> str:
-    """Where a suspended stage will go on. Read from the volume: the last checkpoint is written while the pods end, after their last report."""
+    """Where a suspended stage will go on. Read from the volume: the last checkpoint is written after the pods' last report."""
     for stage in (job.get("status") or {}).get("stages") or []:
         if stage["phase"] == "Suspended":
             attempts = [session.directory(stage["name"], number) for number in range(1, stage["attempt"] + 1)]
