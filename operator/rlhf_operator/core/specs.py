@@ -77,11 +77,9 @@ def secrets_of(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec) -> tuple
     if stage.stage is None:
         config = prepare_config(spec, allow_private_addresses=False)
         found = {request.source.secret_name for request in config.models} | {request.dataset.secret_name for request in config.datasets}
-    elif stage.stage.publish is not None:
-        publish = stage.stage.publish
-        found = {publish.destination.secret_name, rules.publish.signing_secret_name if publish.sign else None}
     else:
-        found = set()
+        publish = stage.stage.publish
+        found = {publish.destination.secret_name, rules.publish.signing_secret_name if publish.sign else None} if publish else set()
     return tuple(sorted(name for name in found if name))
 
 

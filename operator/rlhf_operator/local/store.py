@@ -247,7 +247,7 @@ class Store:
 
 def copied(value: Any) -> Any:
     """A copy of a JSON value. Stored objects are never changed, only replaced; who gets one may change the copy."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value
 

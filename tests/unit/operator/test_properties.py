@@ -100,7 +100,7 @@ def check(rig: Rig, seen: dict[str, int]) -> None:
     assert conditions["Failed"] == "False" or all(stage.phase in OVER for stage in rig.status.stages)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(st.lists(STEPS, min_size=8, max_size=20))
 def test_no_sequence_of_events_breaks_a_job(steps: list[tuple[Any, ...]]) -> None:
     rig, seen, tokens = Rig(SPEC), {}, []
@@ -111,7 +111,7 @@ def test_no_sequence_of_events_breaks_a_job(steps: list[tuple[Any, ...]]) -> Non
         check(rig, seen)
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(st.lists(STEPS, min_size=3, max_size=8))
 def test_whatever_happened_a_job_that_is_left_alone_comes_to_its_end(steps: list[tuple[Any, ...]]) -> None:
     rig, tokens = Rig(SPEC), []
