@@ -42,7 +42,7 @@ NUM_EVALUATIONS = 10
 MAX_EVAL_ROWS = 1024
 GLANCE_ROWS = 128
 """Held-out pairs of the evaluations during a run."""
-MAX_NORMALIZED_ROWS = 2048
+MAX_NORMALIZED_ROWS = 768
 """Pairs whose scores give mean and deviation (rule R5): enough for a relative error of 2 %."""
 
 
