@@ -9,6 +9,7 @@ session.json    claims given on the command line
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from pathlib import Path
 
 from rlhf_api import names
 from rlhf_operator.shell.kube import Object
+
+_ASKING_SECONDS = 0.5
+"""Far more than a question takes, also on a machine that is busy."""
 
 
 class Busy(Exception):
@@ -74,10 +78,17 @@ class Workdir:
     def is_driven(self) -> bool:
         """True while a process drives the job."""
         try:
-            with self.drive():
-                return False
-        except Busy:
+            descriptor = os.open(self.path / "lock", os.O_RDWR)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that only ask do not see each other
+        except BlockingIOError:
             return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
 
     @contextmanager
     def drive(self) -> Iterator[None]:
@@ -89,11 +100,9 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _lock(descriptor):
                 owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
-                raise Busy(f"{self.path}: process {owner} drives this job") from None
+                raise Busy(f"{self.path}: process {owner} drives this job")
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
             yield
@@ -122,3 +131,16 @@ class Workdir:
         for obj in found:
             obj["metadata"].pop("managedFields", None)
         return found
+
+
+def _lock(descriptor: int) -> bool:
+    """Take the lock, or find that somebody holds on to it: one who only asks whether the job is driven has it for an instant."""
+    end = time.monotonic() + _ASKING_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)

@@ -1,5 +1,6 @@
 """The directory of a job: one driver at a time, notes between processes, and reading without disturbing."""
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,27 @@ def test_one_process_drives_and_others_are_told_which(tmp_path: Path) -> None:
         with pytest.raises(Busy, match=r"process \d+ drives this job"), place.drive():
             pass
     assert not place.is_driven()
+
+
+def test_asking_does_not_keep_anybody_from_driving(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    with place.drive():
+        pass
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            place.is_driven()
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        with place.drive():
+            pass
+    stop.set()
+    for thread in threads:
+        thread.join()
 
 
 def test_a_note_is_taken_once(tmp_path: Path) -> None:
