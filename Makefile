@@ -30,6 +30,7 @@ demo-real: setup ## The same chain on a real pretrained model (Gemma-3 270M, fet
 	@mkdir -p models
 	$(BIN)/python examples/real-model/fetch.py --to models/gemma3-270m
 	$(BIN)/rlhf run examples/real-chat.yaml --claim models=models --fresh
+	$(BIN)/python examples/real-model/check.py .rlhf/real-chat models/real-chat
 
 ##@ Work on it
 test: lint ## Everything that CI runs: lint, then the unit, oracle and local tests
