@@ -133,7 +133,7 @@ def _measure(
     began = time.monotonic()
     after = perplexity(hf, rows, data.pad_id)
     seconds = max(time.monotonic() - began, 1e-9)
-    answers = setup.examiner(run, PlainStrategy(run), hf, source, data, setup.longest_answer(data.held_out)).measure(hf)
+    answers = setup.examiner(run, PlainStrategy(run), hf, source, data, setup.longest_answer(data)).measure(hf)
     return {
         "perplexity_before": before,
         "perplexity": after,

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rlhf_api.ppo import Optimization
+    from rlhf_trainer.data.rows import ConversationRow
     from rlhf_trainer.data.store import PreparedDataset
     from rlhf_trainer.run import Run
     from rlhf_trainer.strategy.base import Strategy
 
 T = TypeVar("T")
+
+MAX_ANSWER_TOKENS = 512
 
 
 def optimizer_config(run: Run, block: Optimization, peak: float, total_updates: int) -> OptimizerConfig:
@@ -92,9 +95,13 @@ def examiner(run: Run, strategy: Strategy, module: nn.Module, directory: Path, d
     )
 
 
-def longest_answer(rows: Sequence[Any]) -> int:
-    """Tokens of the longest answer among conversation rows: how far an evaluation generates."""
-    return max((len(row.input_ids) - len(row.prompt_ids) for row in rows), default=1)
+def longest_answer(data: PreparedDataset[ConversationRow]) -> int:
+    """Tokens of the longest answer in a dataset, 512 at most: how far an evaluation generates.
+
+    Training rows count too: their refusals may be longer than any right answer among the held-out ones.
+    """
+    lengths = [split.lengths("input_ids") - split.lengths("prompt_ids") for split in (data.train, data.held_out)]
+    return int(min(MAX_ANSWER_TOKENS, max((int(part.max()) for part in lengths if len(part)), default=1)))
 
 
 def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:

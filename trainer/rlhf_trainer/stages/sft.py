@@ -57,7 +57,7 @@ def run(run: Run) -> StageResult:
     cursor = Cursor(run.config.seed, len(data.train), config.global_batch_size, config.epochs)
     total_steps = steps.total_steps(len(data.train), config.global_batch_size, config.epochs, config.max_steps)
     module = setup.language_model(run, source, dropout=True)
-    examiner = setup.examiner(run, strategy, module, source, data, setup.longest_answer(data.held_out))
+    examiner = setup.examiner(run, strategy, module, source, data, setup.longest_answer(data))
     trained = strategy.prepare(module, setup.optimizer_config(run, config, config.learning_rate or 0.0, total_steps))
     facts = Facts({"dropped_rows": float(data.statistics.get("droppedRows", 0))})
     with Reporter(run) as reporter:
