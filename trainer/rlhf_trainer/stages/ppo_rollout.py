@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -175,11 +176,7 @@ class Rollouts:
         if not self._was_checked and not is_truncated and mismatch > limit:
             self.reporter.event("SamplingMismatch", f"log-probabilities at sampling and update differ by {mismatch:.2g}, limit {limit:g}")
         self._was_checked = True
-        if self.config.max_kl and metrics["kl_mean"] > self.config.max_kl:
-            raise Diverged(
-                f"ppo.maxKl: the mean KL of an answer in rollout {step + 1} is {metrics['kl_mean']:.2f} nats, at most {self.config.max_kl}",
-                hint="raise kl.coefficient or lower learningRate; the last checkpoint is good",
-            )
+        refuse_divergence(step, metrics["kl_mean"], self.config.max_kl)
 
     def _rows_that_fit(self) -> int:
         hf: Any = self.models.policy.module.hf
@@ -193,3 +190,20 @@ class Rollouts:
 def _select(generated: Any, rows: list[int]) -> Any:
     chosen = torch.tensor(rows, dtype=torch.int64, device=generated.tokens.device)
     return type(generated)(generated.tokens[chosen], generated.logprobs[chosen], generated.mask[chosen])
+
+
+def refuse_divergence(step: int, kl_mean: float, max_kl: float) -> None:
+    """The guard of rule P19: what `maxKl` refuses, and NaN, which is above no limit and no controller can use.
+
+    Raises:
+        Diverged: the mean KL of an answer, in nats, is not finite or above `max_kl` (0 = no limit).
+    """
+    if not math.isfinite(kl_mean):
+        raise Diverged(
+            f"the mean KL of an answer in rollout {step + 1} is {kl_mean}", hint="lower learningRate; the last checkpoint is good"
+        )
+    if max_kl and kl_mean > max_kl:
+        raise Diverged(
+            f"ppo.maxKl: the mean KL of an answer in rollout {step + 1} is {kl_mean:.2f} nats, at most {max_kl}",
+            hint="raise kl.coefficient or lower learningRate; the last checkpoint is good",
+        )
