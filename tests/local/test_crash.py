@@ -42,7 +42,7 @@ def killed(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) -
         eventually(lambda: len(rlhf.attempts("killed", "ppo")) == 2, STAGE_SECONDS)
         rlhf.wait_for_step("killed", "ppo", 5, process)
         kill(process.pid)
-        process.wait()
+        process.communicate()
         finished = rlhf("resume", "killed")
         assert finished.code == 0, finished.err + finished.out
         yield rlhf
@@ -77,7 +77,7 @@ def stopped(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory) 
         process = rlhf.start("run", file)
         rlhf.wait_for_step("stopped", "sft", 6, process)
         kill(process.pid)
-        process.wait()
+        process.communicate()
         process = rlhf.start("resume", file)
         rlhf.wait_for_step("stopped", "ppo", 3, process)
         process.send_signal(signal.SIGINT)

@@ -1,7 +1,7 @@
 """Every example is valid and can be planned; the ones that belong together agree."""
 
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -40,11 +40,18 @@ def test_an_example_opens_with_what_it_is_for(file: Path) -> None:
     assert file.read_text().startswith("# ")
 
 
+TWIN = """\
+# tiny-chat.yaml in two processes: Colossal-AI's LowLevelZero (strategy zero2) over gloo on two CPU cores.
+#   mkdir -p models && rlhf run examples/tiny-chat-zero2.yaml --claim models=models
+# The global batches are those of tiny-chat.yaml, so the final losses agree. `make golden` copies changes made there.
+"""
+
+
 def test_two_processes_train_what_one_trains() -> None:
-    one, two = read_object(EXAMPLES / "tiny-chat.yaml"), read_object(EXAMPLES / "tiny-chat-zero2.yaml")
-    assert two["spec"].pop("strategy") == "zero2"
-    assert two["spec"]["topology"].pop("processesPerNode") == 2
-    for job in (one, two):
-        destination: dict[str, Any] = job["spec"]["stages"][-1]["publish"].pop("destination")
-        assert destination == {"uri": f"pvc://models/{job['metadata']['name']}"}
-    assert one["spec"] == two["spec"]
+    one = (EXAMPLES / "tiny-chat.yaml").read_text()
+    twin = TWIN + one[one.index("apiVersion:") :].replace("gpusPerNode: 0}", "gpusPerNode: 0, processesPerNode: 2}\n  strategy: zero2")
+    twin = twin.replace("name: tiny-chat}", "name: tiny-chat-zero2}").replace("pvc://models/tiny-chat", "pvc://models/tiny-chat-zero2")
+    file = EXAMPLES / "tiny-chat-zero2.yaml"
+    if os.environ.get("GOLDEN") == "write":
+        file.write_text(twin)
+    assert file.read_text() == twin
