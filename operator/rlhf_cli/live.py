@@ -71,7 +71,9 @@ def render(job: Mapping[str, Any]) -> RenderableType:
 def _cells(row: StageRow) -> tuple[RenderableType, ...]:
     phase = f"{row.phase} (r{row.attempt})" if row.attempt > 1 else row.phase
     has_begun = row.percent is not None or row.phase in ("Starting", "Running", "Restarting")
-    bar: RenderableType = ProgressBar(total=100, completed=row.percent or 0, width=20) if has_begun else ""
+    bar: RenderableType = (
+        ProgressBar(total=100, completed=row.percent or 0, width=20, complete_style="cyan", finished_style="green") if has_begun else ""
+    )
     speed = f"{row.tokens_per_second:,.0f}" if row.tokens_per_second else ""
     return (row.name, Text(phase, style=COLOURS.get(row.phase, "dim")), bar, row.steps, duration(row.eta_seconds), row.headline, speed)
 
