@@ -12,7 +12,7 @@ from rlhf_api.inputs import Dataset
 from rlhf_api.ppo import PPO
 from rlhf_api.stages import RewardModel
 from rlhf_trainer.errors import GateFailed, InputError
-from rlhf_trainer.stages import reward, setup
+from rlhf_trainer.stages import outputs, reward, setup
 from rlhf_trainer.stages.card import Card
 from rlhf_trainer.stages.ema import Ema
 from rlhf_trainer.stages.evaluate import choose_rows
@@ -148,3 +148,23 @@ def test_a_card_leaves_out_what_is_unknown() -> None:
     assert "| loss | 0.5 |" in text
     assert "Made from" not in text
     assert "Lineage" not in text
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "deviation"),
+    [
+        pytest.param([30.0, -40.0], [30.0, -40.0], 0.0, id="the same"),
+        pytest.param([33.0, -36.0], [30.0, -40.0], 0.1, id="one tenth of the logits, large as they are"),
+        pytest.param([0.0, 0.3], [0.0, 0.0], 0.3 / 2**0.5, id="a critic of zeros is not divided by"),
+    ],
+)
+def test_deviation_of_what_was_written(found: list[float], expected: list[float], deviation: float) -> None:
+    assert outputs.deviation(torch.tensor(found), torch.tensor(expected)) == pytest.approx(deviation)
+
+
+def test_one_logit_of_many_does_not_fail_an_export() -> None:
+    logits = torch.full((200_000,), 20.0)
+    rounded = logits.clone()
+    rounded[7] += 1.0
+    assert outputs.deviation(rounded, logits) < outputs.TOLERANCE[torch.float32]
+    assert outputs.deviation(logits * 1.2, logits) > outputs.TOLERANCE[torch.bfloat16]
