@@ -166,5 +166,5 @@ def test_one_logit_of_many_does_not_fail_an_export() -> None:
     logits = torch.full((200_000,), 20.0)
     rounded = logits.clone()
     rounded[7] += 1.0
-    assert outputs.deviation(rounded, logits) < outputs.TOLERANCE[torch.float32]
+    assert outputs.deviation(rounded, logits) < outputs.TOLERANCE[torch.bfloat16] / 100
     assert outputs.deviation(logits * 1.2, logits) > outputs.TOLERANCE[torch.bfloat16]
