@@ -120,7 +120,7 @@ def test_workers_are_offline(launcher: Launcher) -> None:
 def test_a_changed_run_file_is_refused(launcher: Launcher) -> None:
     process = launcher.start("succeed")
     process.wait(timeout=60)
-    environment = os.environ | {"RLHF_RUN_SHA256": "0" * 64}
+    environment = os.environ | {"RLHF_RUN_SHA256": "0" * 64, "PET_NPROC_PER_NODE": "1"}
     again = subprocess.run([*map(str, process.args)], cwd=REPOSITORY, env=environment, check=False, capture_output=True)  # type: ignore[union-attr]
     assert again.returncode == 64
     assert "RLHF_RUN_SHA256" in launcher.last_words()["message"]
