@@ -82,8 +82,10 @@ def _set_environment(config: RunConfig, place: Place) -> None:
         os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // place.num_local)))
-    # Waiting threads sleep: where others use the cores too, spinning made one step 5 to 8 times slower (docs/lab-notes.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Threads wait awake for microseconds, then sleep. Never awake: half the speed on idle cores; long awake (libgomp's default): steps
+    # 5 to 8 times slower where others use the cores too (docs/lab-notes.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     if place.num_nodes == 1:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # else gloo looks the host name up, which a laptop may not resolve
 
