@@ -15,7 +15,7 @@ from rlhf_api import names
 from rlhf_api.status import JobStatus, StagePhase
 from rlhf_operator.core.model import Settings, open_attempt
 from rlhf_operator.core.status import is_over
-from rlhf_operator.local.faults import Faults, crash_here
+from rlhf_operator.local.faults import Faults
 from rlhf_operator.local.jobs import JobRunner
 from rlhf_operator.local.memory import MemoryApi
 from rlhf_operator.local.pods import NODE, Kubelet, Node
@@ -24,6 +24,7 @@ from rlhf_operator.local.progress import ProgressReader, Target
 from rlhf_operator.local.recorder import LocalRecorder
 from rlhf_operator.local.store import Store
 from rlhf_operator.local.workdir import Workdir
+from rlhf_operator.shell.crash import crash_here
 from rlhf_operator.shell.kube import AlreadyExists, Object
 from rlhf_operator.shell.reconciler import Reconciler
 

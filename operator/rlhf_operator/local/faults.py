@@ -1,11 +1,8 @@
-"""Faults that tests inject: errors of the API server by verb and kind, and the points where the operator may die.
+"""Faults that tests inject: errors of the API server by verb and kind.
 
-`MemoryApi` asks before and after each call; the reconciler passes its crash points. Nothing here does anything unless a test, or
-`RLHF_CRASH_POINT` in the environment, says so.
+`MemoryApi` asks before and after each call. Nothing here does anything unless a test says so.
 """
 
-import os
-import signal
 from dataclasses import dataclass, field
 
 from rlhf_operator.shell.kube import ApiError
@@ -50,9 +47,3 @@ class Faults:
         for rule in self._rules:
             if rule.fires(verb, kind, applied):
                 raise rule.error
-
-
-def crash_here(point: str) -> None:
-    """Die as by `kill -9` when `RLHF_CRASH_POINT` names this point."""
-    if os.environ.get("RLHF_CRASH_POINT") == point:
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -28,6 +28,24 @@ _GONE_AFTER = timedelta(seconds=15)
 """Without a look at nodes: how long past its deletion time a pod may still be running."""
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the progress of an attempt can be asked for: its pod 0."""
+
+    key: tuple[str, str]
+    job_uid: str
+    stage: str
+    attempt: int
+    address: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Address of the progress document."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"http://{host}:{self.port}/progress"
+
+
 @dataclass(slots=True)
 class Soft:
     """What this process knows of a job besides its objects. All of it may be lost without harm."""
@@ -39,6 +57,12 @@ class Soft:
     snapshots: dict[str, ProfileSpec] = field(default_factory=dict)
     parsed: tuple[str, int, RLHFJobSpec | None, tuple[Problem, ...]] | None = None
     has_slot: bool = True
+    has_begun: bool = False
+    """A stage has an attempt, or its first Job was created."""
+    targets: dict[str, Target] = field(default_factory=dict)
+    """Pods 0 of open attempts, by stage."""
+    running: frozenset[str] = frozenset()
+    """Stages whose attempt runs."""
 
 
 async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings: Settings, now: datetime) -> Observed:
@@ -57,7 +81,8 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
     soft.seen_uids.update({job.name: job.uid for job in jobs if job.owner_uid == observed.uid})
     observed = replace(observed, jobs=jobs, seen_uids=dict(soft.seen_uids), claim=await _claim(api, observed))
     observed = await _with_profile(api, observed, soft)
-    observed = await _with_pods(api, observed, now)
+    observed = await _with_pods(api, observed, soft, now)
+    _note_targets(observed, soft)
     if observed.rules is not None:
         observed = replace(observed, secrets=await _secrets(api, observed), services=await _services(api, observed))
     soft.apply_error = await _standing_error(api, observed, soft.apply_error)
@@ -143,7 +168,7 @@ async def _namespace_labels(api: KubeApi, namespace: str) -> Mapping[str, str]:
     return {} if body is None else body["metadata"].get("labels", {})
 
 
-async def _with_pods(api: KubeApi, observed: Observed, now: datetime) -> Observed:
+async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime) -> Observed:
     """Pods of the attempts that a decision may turn on."""
     spec = observed.spec
     assert spec is not None
@@ -152,13 +177,26 @@ async def _with_pods(api: KubeApi, observed: Observed, now: datetime) -> Observe
     listed: set[str] = set()
     for status in observed.status.stages:
         job = observed.job_of(status.name, status.attempt)
-        is_steady = job is not None and _is_steady(job, status.attempt, observed, status.name)
+        target = soft.targets.get(status.name)
+        is_known = target is not None and target.attempt == status.attempt
+        is_steady = job is not None and is_known and _is_steady(job, status.attempt, observed, status.name)
         if status.attempt and (is_reopening or stages.needs_pods(observed.status, status.name, status.attempt, is_steady=is_steady)):
             selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={status.name},{names.LABEL_ATTEMPT}={status.attempt}"
             page = await api.list("Pod", observed.namespace, selector=selector, limit=2000)
             pods += [await _with_node(api, live.read_pod(item), now) for item in page.items]
             listed.add(names.attempt_name(observed.name, status.name, status.attempt))
     return replace(observed, pods=tuple(pods), listed=frozenset(listed))
+
+
+def _note_targets(observed: Observed, soft: Soft) -> None:
+    """Remember where pod 0 of each open attempt is; what a pod of another Job says is nobody's progress."""
+    for pod in observed.pods:
+        job = observed.job_of(pod.stage, pod.attempt)
+        if pod.index == 0 and pod.address and job is not None and pod.owner_uid == job.uid:
+            key = (observed.namespace, observed.name)
+            soft.targets[pod.stage] = Target(key, observed.uid, pod.stage, pod.attempt, pod.address, pod.progress_port)
+    current = {stage.name: stage.attempt for stage in observed.status.stages if open_attempt(stage) is not None}
+    soft.targets = {stage: target for stage, target in soft.targets.items() if current.get(stage) == target.attempt}
 
 
 def _is_steady(job: LiveJob, attempt: int, observed: Observed, stage: str) -> bool:

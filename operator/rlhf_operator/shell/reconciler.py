@@ -5,16 +5,17 @@ must see of them becomes an `ApplyError` that the next decision reads.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from rlhf_api import names
+from rlhf_api.status import JobStatus, StagePhase
 from rlhf_operator.core.decide import decide
 from rlhf_operator.core.manifests.job import compare
 from rlhf_operator.core.model import Action, ApplyError, Create, EventRecord, Observed, Plan, Reading, Settings
 from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeApi, NotFound, Throttled
-from rlhf_operator.shell.observe import Soft, observe
+from rlhf_operator.shell.observe import Soft, Target, observe
 
 _LOG = logging.getLogger(__name__)
 Key = tuple[str, str]
@@ -42,6 +43,8 @@ class Reconciler:
 
     Args:
         crash_here: called with the name of each point between two writes; tests end the process there.
+        on_status: told of every status that was written, with what it was decided from.
+        jitter: factor on the pace after errors of the API; many keys that failed together must not come back together.
     """
 
     def __init__(
@@ -52,12 +55,16 @@ class Reconciler:
         recorder: Recorder,
         settings: Settings | None = None,
         crash_here: Callable[[str], None] = lambda point: None,
+        on_status: Callable[[Observed, JobStatus], None] = lambda observed, status: None,
+        jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._api = api
         self._clock = clock
         self._recorder = recorder
         self._settings = settings or Settings()
         self._crash_here = crash_here
+        self._on_status = on_status
+        self._jitter = jitter
         self._soft: dict[Key, Soft] = {}
 
     async def reconcile(self, key: Key) -> float | None:
@@ -73,7 +80,7 @@ class Reconciler:
             self._soft.pop(key, None)
             return None
         except ApiError as error:
-            return _pace(soft, error)
+            return self._paced(soft, error)
         self._crash_here("observed")
         plan = decide(observed, self._clock())
         try:
@@ -81,8 +88,9 @@ class Reconciler:
         except _Refused as refused:
             return _pace_of_refusal(soft, refused.error)
         except ApiError as error:
-            return _pace(soft, error)
+            return self._paced(soft, error)
         soft.num_failures = 0
+        _remember(soft, plan.status or observed.status, plan)
         return plan.requeue_seconds
 
     def report_progress(self, key: Key, stage: str, reading: Reading | None) -> None:
@@ -96,6 +104,19 @@ class Reconciler:
     def set_slot(self, key: Key, *, has_slot: bool) -> None:
         """Whether the job's namespace has room for one more running job."""
         self._soft.setdefault(key, Soft()).has_slot = has_slot
+
+    def has_begun(self, key: Key) -> bool:
+        """Whether a stage of the job has an attempt, as far as this process knows."""
+        return key in self._soft and self._soft[key].has_begun
+
+    def knows(self, key: Key) -> bool:
+        """False for a job that does not exist, as the last round found."""
+        return key in self._soft
+
+    def targets(self) -> Iterator[Target]:
+        """Where the progress of every running attempt can be asked for."""
+        for soft in self._soft.values():
+            yield from (target for stage, target in soft.targets.items() if stage in soft.running)
 
     async def _carry_out(self, observed: Observed, plan: Plan, soft: Soft) -> None:
         for action in plan.before:
@@ -123,6 +144,11 @@ class Reconciler:
             uid=observed.uid,
             resource_version=observed.resource_version,
         )
+        self._on_status(observed, plan.status)
+
+    def _paced(self, soft: Soft, error: ApiError) -> float | None:
+        seconds = _pace(soft, error)
+        return None if seconds is None else seconds * self._jitter()
 
     async def _apply(self, observed: Observed, action: Action) -> None:
         if isinstance(action, Create):
@@ -160,6 +186,13 @@ class _Refused(Exception):
     def __init__(self, error: ApplyError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+def _remember(soft: Soft, status: JobStatus, plan: Plan) -> None:
+    """What the process keeps of a round that went well."""
+    starts = any(isinstance(action, Create) and action.kind == "Job" for action in plan.after)
+    soft.has_begun = starts or any(stage.attempt for stage in status.stages)
+    soft.running = frozenset(stage.name for stage in status.stages if stage.phase is StagePhase.RUNNING)
 
 
 def _pace_of_refusal(soft: Soft, error: ApplyError) -> float:

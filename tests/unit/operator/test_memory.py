@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from rlhf_operator.core.model import EventRecord
-from rlhf_operator.local.faults import crash_here
 from rlhf_operator.local.memory import MemoryApi
 from rlhf_operator.local.recorder import LocalRecorder
 from rlhf_operator.local.store import Store
+from rlhf_operator.shell.crash import crash_here
 from rlhf_operator.shell.kube import Conflict, Forbidden, Unavailable
 
 
