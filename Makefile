@@ -15,6 +15,7 @@ READY := .venv/.ready
 UNIT := tests/unit
 ORACLE := tests/oracle
 LOCAL := tests/local
+CLUSTER := tests/cluster
 
 ##@ Use it
 help: ## Show this list
@@ -44,6 +45,16 @@ test-oracle: setup ## The numerics, against independent implementations and muta
 
 test-local: setup ## The chain in real processes: crash, resume, bad input
 	$(BIN)/pytest $(LOCAL)
+
+cluster-test: setup ## On a real control plane: rules, rights, faults (needs Go 1.26; builds Kubernetes once, in minutes)
+	$(BIN)/python -m tests.support.cluster build
+	$(BIN)/pytest $(CLUSTER)
+
+cluster-up: setup ## Start a cluster to work with; prints how kubectl finds it
+	@$(BIN)/python -m tests.support.cluster up
+
+cluster-down: setup ## End that cluster and remove every trace of it
+	@$(BIN)/python -m tests.support.cluster down
 
 lint: setup ## ruff, mypy --strict and the walls between the rooms
 	$(BIN)/ruff check .
@@ -75,4 +86,4 @@ $(UV):
 	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
 	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
 
-.PHONY: help setup demo demo-real test test-unit test-oracle test-local lint format golden clean
+.PHONY: help setup demo demo-real test test-unit test-oracle test-local cluster-test cluster-up cluster-down lint format golden clean
