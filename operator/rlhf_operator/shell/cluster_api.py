@@ -67,7 +67,7 @@ class ClusterApi:
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(limit), "continue": continue_token}
         url = _path(kind, namespace) + "?" + urlencode({key: value for key, value in query.items() if value})
         body = await self._request("GET", "list", kind, url)
-        items = tuple(_visible(item) for item in body.get("items") or ())
+        items = tuple(_visible(_typed(kind, item)) for item in body.get("items") or ())  # a listing says it once, for all
         return Page(items, body["metadata"].get("resourceVersion", ""), body["metadata"].get("continue", ""))
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:

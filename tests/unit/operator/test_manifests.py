@@ -234,6 +234,25 @@ class TestCompare:
         live["spec"]["template"]["spec"]["dnsPolicy"] = "ClusterFirst"
         assert compare(ours, live) == "same"
 
+    @pytest.mark.parametrize(("written", "read"), [("1000m", "1"), ("1024Mi", "1Gi"), ("0.5", "500m"), ("2000m", "2"), ("100M", "100000k")])
+    def test_quantities_may_be_written_differently(self, written: str, read: str) -> None:
+        ours, live = self.live()
+        for body, value in ((ours, written), (live, read)):
+            body["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] = {"cpu": value}
+        assert compare(ours, live) == "same"
+
+    @pytest.mark.parametrize(("written", "read"), [("1", "2"), ("1Gi", "1G"), ("one", "1")])
+    def test_another_quantity_is_another_value(self, written: str, read: str) -> None:
+        ours, live = self.live()
+        for body, value in ((ours, written), (live, read)):
+            body["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"] = {"cpu": value}
+        assert compare(ours, live) == "foreign"
+
+    def test_the_server_leaves_out_what_is_empty(self) -> None:
+        ours, live = self.live()
+        ours["spec"]["template"]["spec"] |= {"nodeSelector": {}, "imagePullSecrets": []}
+        assert compare(ours, live) == "same"
+
     def test_what_a_queue_writes_does_not_matter(self) -> None:
         ours, live = self.live()
         live["spec"]["suspend"] = True

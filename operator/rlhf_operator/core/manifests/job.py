@@ -12,6 +12,7 @@ from rlhf_api.job import RLHFJobSpec
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import JobStatus
 from rlhf_operator.core import deadlines
+from rlhf_operator.core.manifests import quantity
 from rlhf_operator.core.manifests.pod import Body, labels, pod_template
 from rlhf_operator.core.manifests.run import run_config
 from rlhf_operator.core.model import Observed
@@ -100,9 +101,11 @@ def _controller(body: Mapping[str, Any]) -> str | None:
 
 
 def _contains(live: Any, ours: Any, ignored: frozenset[str]) -> bool:
-    """Every field of `ours` is in `live` with an equal value."""
+    """Every field of `ours` is in `live` with an equal value. The server leaves out what is empty, and writes quantities its own way."""
+    if live is None and not ours:
+        return True
     if isinstance(ours, Mapping):
         return isinstance(live, Mapping) and all(key in ignored or _contains(live.get(key), value, ignored) for key, value in ours.items())
     if isinstance(ours, list):
         return isinstance(live, list) and len(live) == len(ours) and all(_contains(*pair, ignored) for pair in zip(live, ours, strict=True))
-    return bool(live == ours)
+    return bool(live == ours) or quantity.are_equal(live, ours)
