@@ -4,6 +4,8 @@ Exact match is measured by the stages on held-out prompts, by a checker that is 
 the first SFT stage before its first step, so its numbers are that stage's `base_…` metrics.
 """
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -115,9 +117,28 @@ def print_summary(console: Console, job: Mapping[str, Any], claims: Mapping[str,
     lines = [f"complete  in {duration(seconds)}"]
     for artifact in artifacts_of(job, claims):
         lines.append(f"artifact  {artifact.directory or artifact.uri}  ({byte_size(artifact.size_bytes)}, {artifact.digest})")
-        lines += [f"chat      rlhf chat {artifact.directory}"] if artifact.directory else []
+        if artifact.directory:
+            asked = "".join(f" -m {shlex.quote(prompt)}" for prompt in prompts_to_try(job, workdir))
+            lines.append(f"chat      rlhf chat {artifact.directory}{asked}")
     lines.append(f"files     {workdir}")
     console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def prompts_to_try(job: Mapping[str, Any], workdir: Path) -> list[str]:
+    """Held-out prompts that the last measured model answered right: one in ASCII and one not, as far as there are any.
+
+    A small model knows only what it was taught, so a first question of one's own would mostly miss.
+    """
+    stages = [stage["name"] for stage in job.get("status", {}).get("stages") or [] if stage.get("type") in ("SFT", "PPO")]
+    files = [file for stage in stages for file in sorted(workdir.glob(f"volume/**/stages/{stage}/r*/samples.jsonl"))]
+    if not files:
+        return []
+    samples = [json.loads(line) for line in files[-1].read_text("utf-8").splitlines()]
+    right = [one["prompt"] for one in samples if one["answer"] and one["response"] == one["answer"] and "\n" not in one["prompt"]]
+    first: dict[bool, str] = {}
+    for prompt in reversed(right):  # the newest answers are at the end of the file
+        first.setdefault(prompt.isascii(), prompt)
+    return [first[is_ascii] for is_ascii in (True, False) if is_ascii in first]
 
 
 def score_table(scores: list[Score]) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from rlhf_cli.summary import Score, artifacts_of, directory_of, print_summary, result_of, scores_of
+from rlhf_cli.summary import Score, artifacts_of, directory_of, print_summary, prompts_to_try, result_of, scores_of
 from tests.support.statuses import a_job, a_stage
 
 SHARES = {"exact_match": 0.5, "exact_match_en": 0.6, "exact_match_zh": 0.4, "exact_match_sampled": 0.3, "refusal_fraction": 0.33}
@@ -54,6 +54,22 @@ def test_the_tables_show_what_a_person_wants_to_know() -> None:
         assert part in shown
     assert "artifact  /data/models/tiny-chat  (2.0 MB, sha256:ab)" in shown
     assert "chat      rlhf chat /data/models/tiny-chat" in shown
+
+
+def test_the_command_to_chat_asks_what_the_model_answered_right(tmp_path: Path) -> None:
+    attempt = tmp_path / "volume" / "uid" / "stages" / "ppo" / "r1"
+    attempt.mkdir(parents=True)
+    samples = [
+        {"prompt": "What is 3 plus 4?", "response": "7", "answer": "7"},
+        {"prompt": "What is 3 plus 5?", "response": "9", "answer": "8"},
+        {"prompt": "3加4等于几?", "response": "7", "answer": "7"},
+        {"prompt": "Say hello", "response": "hello", "answer": None},
+    ]
+    (attempt / "samples.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in samples), "utf-8")
+    assert prompts_to_try(finished_job(), tmp_path) == ["What is 3 plus 4?", "3加4等于几?"]
+    text = io.StringIO()
+    print_summary(Console(file=text, width=120), finished_job(), CLAIMS, tmp_path, 190.0)
+    assert "rlhf chat /data/models/tiny-chat -m 'What is 3 plus 4?' -m '3加4等于几?'" in text.getvalue()
 
 
 def test_without_measurements_there_is_no_table() -> None:

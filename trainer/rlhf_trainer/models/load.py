@@ -7,6 +7,7 @@ Only safetensors and JSON are read, nothing is fetched, and no code that came wi
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,17 +60,17 @@ def load_score_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool 
         InputError: the directory holds no such model.
     """
     from transformers import AutoModelForSequenceClassification
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     arguments = _arguments(path, dtype, trust_remote_code) | {"num_labels": 1}
     if load_in_4bit:
         arguments["quantization_config"] = nf4_config(dtype, skip=["score"])
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # "some weights were newly initialized" is the plan here, not news
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # "some weights were newly initialized" is the plan here, not news
     try:
         model = _from_pretrained(AutoModelForSequenceClassification, path, arguments)
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
     if (head := _saved_head(path)) is not None:
         model.score.weight.data = head
     return model
@@ -147,9 +148,11 @@ def _refuse_softcapping(path: Path) -> None:
 
 
 def _from_pretrained(cls: Any, path: Path, arguments: dict[str, Any]) -> PreTrainedModel:
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # a progress bar in a log file is one line of a thousand returns
+    disable_progress_bar()  # a progress bar in a log file is one line of a thousand returns
+    # bitsandbytes warns at its import of a kernel package that nobody asked for, and for every int8 layer and forward of a cast.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         model = cls.from_pretrained(path, **arguments)
     except (OSError, ValueError, KeyError) as error:

@@ -5,7 +5,6 @@ Works on a CPU too: bitsandbytes has CPU kernels for both formats (measured, rul
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,14 +44,7 @@ def load_quantized(path: Path, config: Any) -> PreTrainedModel:
     Raises:
         InputError: the directory holds no such model.
     """
-    model = load.load_model(path, torch.bfloat16, quantization_config=config)
-    quiet_casts()
-    return model
-
-
-def quiet_casts() -> None:
-    """bitsandbytes says for every int8 layer and forward that it computes in fp16: one line would do, thousands hide the others."""
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    return load.load_model(path, torch.bfloat16, quantization_config=config)
 
 
 def quantized_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -52,6 +52,11 @@ class Decoder:
         decoded: str = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
         return decoded
 
+    def prompt(self, ids: Sequence[int]) -> str:
+        """A prompt as a person reads it: without the special tokens of its template."""
+        decoded: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return decoded.strip()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -124,8 +129,15 @@ class Examiner:
         return Answer(row=row, text=self.decoder.text(ids), num_tokens=len(ids), has_stop=bool(ids) and ids[-1] in self.stop_ids)
 
     def _show(self, answers_: Sequence[Answer]) -> None:
-        shown = [{"row": answer.row.row_id, "response": answer.text, "answer": answer.row.answer} for answer in answers_[:NUM_SHOWN]]
-        self.samples[:] = shown
+        self.samples[:] = [
+            {
+                "row": answer.row.row_id,
+                "prompt": self.decoder.prompt(answer.row.prompt_ids),
+                "response": answer.text,
+                "answer": answer.row.answer,
+            }
+            for answer in answers_[:NUM_SHOWN]
+        ]
 
     def _shares(self, found: Sequence[Answer], questions: dict[str, Any]) -> dict[str, float]:
         """The share of answers for which each question is true, over all workers; left out where there are no answers."""
