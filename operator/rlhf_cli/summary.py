@@ -118,8 +118,8 @@ def print_summary(console: Console, job: Mapping[str, Any], claims: Mapping[str,
     for artifact in artifacts_of(job, claims):
         lines.append(f"artifact  {artifact.directory or artifact.uri}  ({byte_size(artifact.size_bytes)}, {artifact.digest})")
         if artifact.directory:
-            asked = "".join(f" -m {shlex.quote(prompt)}" for prompt in prompts_to_try(job, workdir))
-            lines.append(f"chat      rlhf chat {artifact.directory}{asked}")
+            lines.append(f"chat      rlhf chat {artifact.directory}")
+            lines += [f"          rlhf chat {artifact.directory} -m {shlex.quote(prompt)}" for prompt in prompts_to_try(job, workdir)]
     lines.append(f"files     {workdir}")
     console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 

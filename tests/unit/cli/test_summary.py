@@ -69,7 +69,8 @@ def test_the_command_to_chat_asks_what_the_model_answered_right(tmp_path: Path) 
     assert prompts_to_try(finished_job(), tmp_path) == ["What is 3 plus 4?", "3加4等于几?"]
     text = io.StringIO()
     print_summary(Console(file=text, width=120), finished_job(), CLAIMS, tmp_path, 190.0)
-    assert "rlhf chat /data/models/tiny-chat -m 'What is 3 plus 4?' -m '3加4等于几?'" in text.getvalue()
+    for prompt in ("What is 3 plus 4?", "3加4等于几?"):
+        assert f"          rlhf chat /data/models/tiny-chat -m '{prompt}'" in text.getvalue()
 
 
 def test_without_measurements_there_is_no_table() -> None:
