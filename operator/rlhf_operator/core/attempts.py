@@ -59,11 +59,11 @@ def _without_job(
     if not may_create:
         return Step(status=own)
     create = Create("Job", job_manifest.job(observed, stage, status))
-    return Step(status=own, after=(create,), wait=_refused(observed, attempt), requeue_seconds=10.0)
+    return Step(status=own, after=(create,), wait=refused(observed, attempt), requeue_seconds=10.0)
 
 
-def _refused(observed: Observed, attempt: AttemptStatus) -> Wait | None:
-    """The server did not take the Job the last time."""
+def refused(observed: Observed, attempt: AttemptStatus) -> Wait | None:
+    """The server did not take the attempt's Job the last time."""
     error = observed.apply_error
     if error is None or error.name != attempt.job_name:
         return None

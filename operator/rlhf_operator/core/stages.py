@@ -146,7 +146,9 @@ def _start(observed: Observed, walked: Walk, stage: StageSpec, own: StageStatus,
             "plan": plan_of(spec, stage, rules).to_status(),
         }
     )
-    begun = walked.take(Step(status=started))
+    begun = walked.take(Step(status=started, wait=attempts.refused(observed, attempt)))
+    if observed.job_of(stage.name, number) is not None:  # created before the status could say so: it is followed, not created again
+        return walked.take(attempts.advance(observed, begun.status, stage, started, now, may_create=False))
     return replace(begun, after=(*begun.after, Create("Job", job_manifest.job(observed, stage, begun.status))), looks=(*begun.looks, 10.0))
 
 

@@ -59,6 +59,10 @@ class Soft:
     has_slot: bool = True
     has_begun: bool = False
     """A stage has an attempt, or its first Job was created."""
+    taken: ProfileObject | None = None
+    """The profile whose snapshot this process created, until the status says so."""
+    created: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and name of what was created before the first status: it need not be created twice."""
     targets: dict[str, Target] = field(default_factory=dict)
     """Pods 0 of open attempts, by stage."""
     running: frozenset[str] = frozenset()
@@ -76,8 +80,7 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
     observed = _of_job(body, soft, settings)
     if observed.is_being_deleted or observed.spec is None:
         return observed
-    listed = await api.list("Job", namespace, selector=f"{names.LABEL_JOB_UID}={observed.uid}")
-    jobs = tuple(live.read_job(item) for item in listed.items)
+    jobs = await _jobs(api, observed, soft)
     soft.seen_uids.update({job.name: job.uid for job in jobs if job.owner_uid == observed.uid})
     observed = replace(observed, jobs=jobs, seen_uids=dict(soft.seen_uids), claim=await _claim(api, observed))
     observed = await _with_profile(api, observed, soft)
@@ -128,6 +131,14 @@ def _status(wire: Mapping[str, Any]) -> JobStatus:
         return JobStatus()
 
 
+async def _jobs(api: KubeApi, observed: Observed, soft: Soft) -> tuple[LiveJob, ...]:
+    """The attempts' Jobs. Before the first one nothing is listed: should it be there already, its create will say so."""
+    if not soft.has_begun and not any(stage.attempt for stage in observed.status.stages):
+        return ()
+    listed = await api.list("Job", observed.namespace, selector=f"{names.LABEL_JOB_UID}={observed.uid}")
+    return tuple(live.read_job(item) for item in listed.items)
+
+
 async def _claim(api: KubeApi, observed: Observed) -> LiveClaim | None:
     body = await _get(api, "PersistentVolumeClaim", observed.namespace, volume.claim_name(observed))
     if body is None:
@@ -153,6 +164,8 @@ async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observe
             if body is not None and digest(canonical_json(body.get("data", {}))) == known.hash:
                 soft.snapshots[known.revision] = ProfileSpec.from_wire(body["data"])
         return replace(observed, snapshot=soft.snapshots.get(known.revision))
+    if known is None and soft.taken is not None and not observed.status.stages:
+        return replace(observed, profile=soft.taken)
     body = await _get(api, names.KIND_PROFILE, "", spec.profile)
     if body is None:
         others = await api.list(names.KIND_PROFILE, "")

@@ -23,6 +23,8 @@ Key = tuple[str, str]
 
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 60.0
 _CONFLICTS_IN_A_ROW = 5
+FIRST_STATUS_SECONDS = 2.0
+"""When the first status is written if no event of the new Job comes before."""
 _REFUSED_SECONDS: Mapping[str, tuple[float, float]] = {
     names.REASON_QUOTA_EXCEEDED: (15.0, 60.0),
     names.REASON_API_REJECTED: (60.0, 300.0),
@@ -90,8 +92,9 @@ class Reconciler:
         except ApiError as error:
             return self._paced(soft, error)
         soft.num_failures = 0
+        is_first = _is_first_start(observed, plan, soft)
         _remember(soft, plan.status or observed.status, plan)
-        return plan.requeue_seconds
+        return FIRST_STATUS_SECONDS if is_first else plan.requeue_seconds
 
     def report_progress(self, key: Key, stage: str, reading: Reading | None) -> None:
         """Keep the newest answer of a stage's pod 0 for the next round; None when there is none any more."""
@@ -119,11 +122,13 @@ class Reconciler:
             yield from (target for stage, target in soft.targets.items() if stage in soft.running)
 
     async def _carry_out(self, observed: Observed, plan: Plan, soft: Soft) -> None:
+        is_first = _is_first_start(observed, plan, soft)
         for action in plan.before:
-            await self._apply(observed, action)
+            await self._apply_once(observed, action, soft)
         self._crash_here("before")
-        if plan.status is not None:
+        if plan.status is not None and not is_first:
             await self._write_status(observed, plan)
+            soft.created.clear()
         self._crash_here("status")
         for action in plan.after:
             await self._apply(observed, action)
@@ -131,8 +136,17 @@ class Reconciler:
         if any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
             soft.apply_error = None  # what was refused before is there now
         self._crash_here("after")
-        if plan.events:
+        if plan.events and not is_first:
             await self._recorder.record(observed.namespace, observed.name, observed.uid, plan.events)
+
+    async def _apply_once(self, observed: Observed, action: Action, soft: Soft) -> None:
+        """Until the status says that the job has taken hold, every decision asks for the same objects."""
+        if (action.kind, action.name) in soft.created:
+            return
+        await self._apply(observed, action)
+        soft.created.add((action.kind, action.name))
+        if action.kind == "ControllerRevision":
+            soft.taken = observed.profile
 
     async def _write_status(self, observed: Observed, plan: Plan) -> None:
         assert plan.status is not None
@@ -186,6 +200,13 @@ class _Refused(Exception):
     def __init__(self, error: ApplyError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+def _is_first_start(observed: Observed, plan: Plan, soft: Soft) -> bool:
+    """The job's very first attempt. Its status can wait for the Job's own event: an empty status means r1, so a crash repeats the same
+    create, and one write says what would else take two."""
+    is_untouched = not soft.has_begun and soft.apply_error is None and not any(stage.attempt for stage in observed.status.stages)
+    return is_untouched and bool(plan.after) and all(isinstance(action, Create) and action.kind == "Job" for action in plan.after)
 
 
 def _remember(soft: Soft, status: JobStatus, plan: Plan) -> None:

@@ -15,6 +15,7 @@ from rlhf_operator.shell.kube import (
     Unauthorized,
     Unavailable,
 )
+from rlhf_operator.shell.reconciler import FIRST_STATUS_SECONDS
 from tests.support.rig import PROFILE, Rig, one_stage
 
 
@@ -67,10 +68,11 @@ def test_throttling_waits_as_long_as_the_server_says() -> None:
 
 def test_a_stale_status_is_tried_again_at_once_five_times() -> None:
     rig = Rig(one_stage())
+    rig.run_once()  # the very first round leaves its status to the second
     rig.api.faults.fail("apply_status", "RLHFJob", Conflict("stale"), every=True)
     paces = [rig.run_once() for _ in range(7)]
     assert paces == [0, 0, 0, 0, 0, 16, 32]
-    assert rig.jobs() == []  # the Job comes after the status that has its number
+    assert rig.jobs() == ["chat-prepare-r1"]  # and nothing is decided from the refused status
 
 
 def test_a_terminating_namespace_stops_until_the_next_event() -> None:
@@ -167,3 +169,42 @@ def test_crash_points_stand_between_all_writes() -> None:
     rig.reconciler._crash_here = seen.append
     rig.run_once()
     assert seen == ["observed", "before", "status", "action", "after"]
+
+
+class TestTheFirstAttempt:
+    """A new job costs three writes: the snapshot, the Job, and one status that has seen the Job."""
+
+    def calls(self, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        made: list[str] = []
+        original = rig.api._check
+        monkeypatch.setattr(rig.api, "_check", lambda verb, kind: (made.append(f"{verb} {kind}"), original(verb, kind))[1])
+        return made
+
+    def test_its_job_is_there_before_the_status(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig = Rig(
+            one_stage(storage={"existingClaim": "files"}), {**PROFILE, "networkPolicy": "None", "storage": {"allowExistingClaims": True}}
+        )
+        rig.store.create("PersistentVolumeClaim", "team-a", {"metadata": {"name": "files"}, "spec": {"accessModes": ["ReadWriteMany"]}})
+        made = self.calls(rig, monkeypatch)
+        assert rig.run_once() == FIRST_STATUS_SECONDS
+        assert [call for call in made if not call.startswith(("get", "list"))] == ["create ControllerRevision", "create Job"]
+        assert "list Job" not in made
+        assert "status" not in rig.body()
+
+    def test_the_second_round_writes_one_status_with_the_uid_of_the_job(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig = Rig(one_stage())
+        rig.run_once()
+        made = self.calls(rig, monkeypatch)
+        rig.run_once()
+        assert [call for call in made if not call.startswith(("get", "list"))] == ["apply_status RLHFJob"]
+        assert rig.attempt("prepare").job_uid == rig.job("prepare")["metadata"]["uid"]
+        assert rig.events()[0].startswith("AttemptStarted")
+
+    def test_a_new_process_creates_nothing_twice(self) -> None:
+        rig = Rig(one_stage())
+        rig.run_once()
+        uid = rig.store.get("Job", "team-a", "chat-prepare-r1")["metadata"]["uid"]
+        rig.reconciler = rig.new_reconciler()
+        rig.settle()
+        assert rig.jobs() == ["chat-prepare-r1"]
+        assert rig.attempt("prepare").job_uid == uid
