@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.cluster import ControlPlane, install_crds
+from tests.support.cluster.backend import play_of
 from tests.support.cluster.kubelet import ScriptedKubelet
 from tests.support.cluster.operator import Operator
 from tests.support.cluster.rest import Refused
@@ -50,14 +51,14 @@ def _wait_for_change_policy(plane: ControlPlane) -> None:
 
 @pytest.fixture(scope="session")
 def kubelet(plane: ControlPlane) -> Iterator[ScriptedKubelet]:
-    with ScriptedKubelet(plane) as kubelet:
+    with ScriptedKubelet(plane, script=play_of) as kubelet:
         yield kubelet
 
 
 @pytest.fixture
 def world(plane: ControlPlane, kubelet: ScriptedKubelet) -> Iterator[World]:
     """A namespace with a profile."""
-    world = World(plane)
+    world = World(plane, kubelet)
     world.profile()
     yield world
     world.close()

@@ -16,7 +16,7 @@ from rlhf_operator.local.jobs import JobRunner
 from rlhf_operator.local.pods import Kubelet, Node
 from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.store import Store
-from rlhf_operator.shell.kube import Object
+from rlhf_operator.shell.kube import Invalid, Object
 
 NAMESPACE = "team-a"
 DEADLINE_SECONDS = 30.0
@@ -101,9 +101,10 @@ class LocalBackend:
         return sorted(found, key=lambda pod: int(pod["metadata"]["labels"][names.LABEL_COMPLETION_INDEX]))
 
     def all_run(self, name: str) -> bool:
-        """Every pod runs."""
+        """Every pod runs, and has come as far as to handle signals."""
         completions = self.job(name)["spec"]["completions"]
-        return self.job(name).get("status", {}).get("ready", 0) == completions
+        is_ready = self.job(name).get("status", {}).get("ready", 0) == completions
+        return is_ready and all("arguments" in self.log(name, index) for index in range(completions))
 
     def exit_code(self, pod: Object) -> int | None:
         """Exit code of a pod's container."""
@@ -125,6 +126,52 @@ class LocalBackend:
     def delete_pod(self, pod: Object, grace: int | None = None) -> None:
         """kubectl delete pod; grace 0 is --force."""
         self.store.delete("Pod", NAMESPACE, pod["metadata"]["name"], grace=grace)
+
+    def delete_job(self, name: str, propagation: str) -> None:
+        """Delete the Job."""
+        self.store.delete("Job", NAMESPACE, name, propagation=propagation)
+
+    def gate(self) -> str:
+        """A file that actions may wait for."""
+        return str(self.directory / "gate")
+
+    def open_gate(self) -> None:
+        """Make it."""
+        Path(self.gate()).touch()
+
+    def evict(self, pod: Object) -> None:
+        """The eviction API."""
+        self.kubelet.evict(pod["metadata"]["name"])
+
+    def lose_node(self, pod: Object) -> None:
+        """The node of a pod stops answering."""
+        self.kubelet.lose_node(pod["metadata"]["name"])
+
+    def return_node(self, pod: Object) -> None:
+        """It is back."""
+        self.kubelet.return_node(pod["metadata"]["name"])
+
+    def run_out_of_memory(self, pod: Object) -> None:
+        """The kernel kills the pod's processes."""
+        self.kubelet.run_out_of_memory(pod["metadata"]["name"])
+
+    def hold(self, name: str, reason: str) -> None:
+        """Pods of this Job cannot start."""
+        self.kubelet.held[name] = reason
+
+    def repair(self, name: str) -> None:
+        """Now they can."""
+        self.kubelet.held.pop(name)
+
+    def change_template(self, name: str) -> str:
+        """Try to change the pod template; what the API says to it."""
+        job = self.job(name)
+        job["spec"]["template"]["spec"]["restartPolicy"] = "Always"
+        try:
+            self.store.update("Job", NAMESPACE, job)
+        except Invalid as refused:
+            return refused.message
+        return ""
 
     def suspend(self, name: str, value: bool) -> None:
         """A queue writes spec.suspend."""

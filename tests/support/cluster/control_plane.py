@@ -115,9 +115,9 @@ class ControlPlane:
         """Process of each program, to read its CPU time and memory."""
         return {name: program.pid for name, program in self._programs.items() if program.is_running()}
 
-    def rest(self, token: str | None = None) -> Rest:
-        """A client of its own connection; the administrator's, or that of a token. Not for several threads at once."""
-        return Rest(self.address, self._port, self.certificate, token or self.token)
+    def rest(self, as_user: str = "") -> Rest:
+        """A client with a connection of its own, the administrator's or another user's. Not for several threads at once."""
+        return Rest(self.address, self._port, self.certificate, self.token, as_user=as_user)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None, deadline_seconds: float = 120) -> str:
         """What kubectl prints on stdout.
@@ -136,7 +136,8 @@ class ControlPlane:
         """A kubeconfig with a fresh token of a service account that exists."""
         request = {"spec": {"expirationSeconds": expiration_seconds}}
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
-        token = self.rest().create(path, request)["status"]["token"]
+        with self.rest() as rest:
+            token = rest.create(path, request)["status"]["token"]
         return self.write_kubeconfig(self.directory / f"{namespace}-{name}.kubeconfig", token)
 
     def write_kubeconfig(self, path: Path, token: str, namespace: str = "default") -> Path:
@@ -162,15 +163,19 @@ class ControlPlane:
         """Start the API server, at the same address as before, and wait until it is ready."""
         flags = self._apiserver_flags()
         program = self._start("kube-apiserver", [f"--{name}={value}" for name, value in flags.items()])
-        program.wait_until(self._is_ready, _READY_SECONDS)
+        program.wait_until(self.is_ready, _READY_SECONDS)
 
     def stop(self) -> None:
         """End every program, the API server's clients first. The directory stays."""
         for name in reversed(list(self._programs)):
             self._programs.pop(name).stop(grace_seconds=0)
 
-    def _is_ready(self) -> bool:
-        return self.certificate.exists() and self.rest().is_ready()
+    def is_ready(self) -> bool:
+        """Whether the API server says that it is ready."""
+        if not self.certificate.exists():
+            return False
+        with self.rest() as rest:
+            return rest.is_ready()
 
     def _start(self, name: str, flags: Sequence[str]) -> Program:
         command = [self._paths[name], *flags, *self._flags.get(name, ())]
@@ -235,7 +240,8 @@ class ControlPlane:
         program.wait_until(self._has_default_account, _READY_SECONDS)
 
     def _has_default_account(self) -> bool:
-        return self.rest().find("/api/v1/namespaces/default/serviceaccounts/default") is not None
+        with self.rest() as rest:
+            return rest.find("/api/v1/namespaces/default/serviceaccounts/default") is not None
 
 
 def install_crds(plane: ControlPlane, *, with_limits: bool = False) -> None:

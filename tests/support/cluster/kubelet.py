@@ -43,11 +43,14 @@ class _Container:
 @dataclass(frozen=True, slots=True)
 class _Rule:
     play: Play
+    namespace: str
     wanted: Mapping[str, str]
 
     def matches(self, pod: Object) -> bool:
         labels = pod["metadata"].get("labels", {})
-        return all(labels.get(label) == value for label, value in self.wanted.items())
+        return self.namespace in ("", pod["metadata"]["namespace"]) and all(
+            labels.get(label) == value for label, value in self.wanted.items()
+        )
 
 
 class ScriptedKubelet:
@@ -96,7 +99,9 @@ class ScriptedKubelet:
         self._rest.close()
 
     # ---- what a test says
-    def on(self, play: Play, *, job: str = "", stage: str = "", attempt: int = 0, index: int | None = None, **labels: str) -> None:
+    def on(
+        self, play: Play, *, namespace: str = "", job: str = "", stage: str = "", attempt: int = 0, index: int | None = None, **labels: str
+    ) -> None:
         """From now on, pods that these labels describe do this. Of several rules the newest counts."""
         wanted = {
             names.LABEL_JOB: job,
@@ -105,7 +110,7 @@ class ScriptedKubelet:
             names.LABEL_COMPLETION_INDEX: "" if index is None else str(index),
             **labels,
         }
-        self._rules = [*self._rules, _Rule(play, {label: value for label, value in wanted.items() if value})]
+        self._rules = [*self._rules, _Rule(play, namespace, {label: value for label, value in wanted.items() if value})]
         self._watch.poke()
 
     def lose_node(self, name: str) -> None:
@@ -116,6 +121,10 @@ class ScriptedKubelet:
         """A lost node is back."""
         self._lost -= {name}
         self._renew_leases()
+        self._watch.poke()
+
+    def look_again(self) -> None:
+        """What a script reads has changed."""
         self._watch.poke()
 
     def address_of(self, uid: str) -> str:

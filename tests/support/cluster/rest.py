@@ -10,7 +10,7 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlencode
 
 Object = dict[str, Any]
@@ -33,13 +33,22 @@ class Refused(Exception):
 class Rest:
     """One connection, opened when it is needed and again after it broke."""
 
-    def __init__(self, host: str, port: int, certificate: Path, token: str, *, timeout_seconds: float = 30.0) -> None:
-        self._address = (host, port)
-        self._tls = ssl.create_default_context(cafile=str(certificate))
-        self._headers = {"Authorization": f"Bearer {token}", "Accept": JSON}
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, host: str, port: int, certificate: Path, token: str, *, as_user: str = "", timeout_seconds: float = 30.0) -> None:
         self._connection: http.client.HTTPSConnection | None = None
         self._watched: http.client.HTTPSConnection | None = None
+        self._address = (host, port)
+        self._tls = ssl.create_default_context(cafile=str(certificate))
+        self._headers = {"Authorization": f"Bearer {token}", "Accept": JSON, **({"Impersonate-User": as_user} if as_user else {})}
+        self._timeout_seconds = timeout_seconds
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()  # a client for one request need not be kept
 
     def get(self, path: str, **query: str) -> Object:
         """The object at a path."""

@@ -42,13 +42,12 @@ USER_RULES = (
 
 def install(plane: ControlPlane) -> None:
     """The operator's namespace, service account and rights. Safe to repeat."""
-    rest = plane.rest()
     subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
-    _create(rest, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    _create(rest, f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": ACCOUNT}})
-    grant_everywhere(rest, ACCOUNT, OPERATOR_RULES, subject)
-    grant_in(rest, NAMESPACE, ACCOUNT, LEASE_RULES, subject)
-    rest.close()
+    with plane.rest() as rest:
+        _create(rest, "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        _create(rest, f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts", {"metadata": {"name": ACCOUNT}})
+        grant_everywhere(rest, ACCOUNT, OPERATOR_RULES, subject)
+        grant_in(rest, NAMESPACE, ACCOUNT, LEASE_RULES, subject)
 
 
 def grant_everywhere(rest: Rest, name: str, rules: tuple[Object, ...], subject: Mapping[str, Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from rlhf_api import names
 from tests.support.cluster.control_plane import ControlPlane
+from tests.support.cluster.kubelet import ScriptedKubelet
+from tests.support.cluster.plays import Play
 from tests.support.cluster.rest import Object, Refused, Rest
 from tests.support.eventually import eventually
 from tests.support.manifests import changed
@@ -47,8 +49,9 @@ PROFILE: dict[str, Any] = {
 class World:
     """A namespace with a profile of its own, so that tests do not meet."""
 
-    def __init__(self, plane: ControlPlane) -> None:
+    def __init__(self, plane: ControlPlane, kubelet: ScriptedKubelet) -> None:
         self.plane = plane
+        self.kubelet = kubelet
         self.rest: Rest = plane.rest()
         self.namespace = f"team-{next(_COUNTER)}"
         self.rest.create("/api/v1/namespaces", {"metadata": {"name": self.namespace, "labels": {"team": self.namespace}}})
@@ -85,14 +88,20 @@ class World:
         body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
         return self.rest.replace(f"{PROFILES}/{self.namespace}", body)
 
-    def submit(self, name: str = "chat", changes: Mapping[str, object] | None = None, *, volume: bool = True) -> Object:
+    def spec(self, changes: Mapping[str, object] | None = None) -> Object:
+        """The spec of a small job that uses the namespace's profile."""
+        document = {"spec": {**copy.deepcopy(ONE_STAGE), "profile": self.namespace}}
+        return dict(changed(document, changes or {})["spec"])
+
+    def submit(
+        self, name: str = "chat", changes: Mapping[str, object] | None = None, *, volume: bool = True, is_dry: bool = False
+    ) -> Object:
         """Create an RLHFJob of one stage, and a volume that its claim can bind."""
         if volume:
             self.volume()
-        spec = copy.deepcopy(ONE_STAGE)
-        document = {"apiVersion": names.API_VERSION, "kind": names.KIND_JOB, "metadata": {"name": name}, "spec": spec}
-        document["spec"]["profile"] = self.namespace
-        return self.rest.create(self.path(), changed(document, changes or {}), fieldValidation="Strict")
+        document = {"apiVersion": names.API_VERSION, "kind": names.KIND_JOB, "metadata": {"name": name}, "spec": self.spec()}
+        query = {"fieldValidation": "Strict", **({"dryRun": "All"} if is_dry else {})}
+        return self.rest.create(self.path(), changed(document, changes or {}), **query)
 
     def volume(self) -> None:
         """One more volume of the class."""
@@ -155,6 +164,10 @@ class World:
         return {event["reason"]: event.get("message", "") for event in found}
 
     # ---- what happens to pods
+    def on(self, play: Play, stage: str = "", attempt: int = 0, index: int | None = None, name: str = "") -> None:
+        """From now on, these pods of the namespace do this. Of several plays the newest counts."""
+        self.kubelet.on(play, namespace=self.namespace, job=name, stage=stage, attempt=attempt, index=index)
+
     def evict(self, pod: Object) -> None:
         """The eviction API, as `kubectl drain` uses it."""
         name = pod["metadata"]["name"]
@@ -200,13 +213,12 @@ class World:
 
 def install_storage(plane: ControlPlane) -> None:
     """The classes that these tests use: volumes of the test, bound when a pod comes, and one that never binds."""
-    rest = plane.rest()
-    for name, mode in ((STORAGE_CLASS, "WaitForFirstConsumer"), (IMMEDIATE_CLASS, "Immediate")):
-        default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == STORAGE_CLASS else {}
-        body = {
-            "metadata": {"name": name, "annotations": default},
-            "provisioner": "kubernetes.io/no-provisioner",
-            "volumeBindingMode": mode,
-        }
-        rest.create("/apis/storage.k8s.io/v1/storageclasses", body)
-    rest.close()
+    with plane.rest() as rest:
+        for name, mode in ((STORAGE_CLASS, "WaitForFirstConsumer"), (IMMEDIATE_CLASS, "Immediate")):
+            default = {"storageclass.kubernetes.io/is-default-class": "true"} if name == STORAGE_CLASS else {}
+            body = {
+                "metadata": {"name": name, "annotations": default},
+                "provisioner": "kubernetes.io/no-provisioner",
+                "volumeBindingMode": mode,
+            }
+            rest.create("/apis/storage.k8s.io/v1/storageclasses", body)

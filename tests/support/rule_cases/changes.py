@@ -2,7 +2,7 @@
 
 from rlhf_api.rules.changes import CHANGE_RULES
 from tests.support.manifests import REMOVE
-from tests.support.rules import RM, SFT, Changes
+from tests.support.rules import NF4, PUBLISH, RM, Changes
 
 TOPOLOGY, STAGES, SET, SUCCEEDED, RERUN = (rule.message for rule in CHANGE_RULES)
 PHASES = ("Pending", "Queued", "Starting", "Running", "Suspended", "Succeeded", "Failed")
@@ -39,7 +39,7 @@ AT_REST: dict[str, tuple[Changes, str, str, frozenset[str]]] = {
 OTHER_STAGES: dict[str, Changes] = {
     "removed": {"spec.stages[4]": REMOVE},
     "added": {"spec.stages[5]": {"name": "q8", "type": "Quantize", "quantize": {}}},
-    "renamed": {f"{SFT}.name": "first"},
-    "another type": {RM: {"name": "rm", "type": "SFT", "sft": {"dataset": {"uri": "s3://a/b"}}}},
+    "renamed": {f"{PUBLISH}.name": "last"},
+    "another type": {NF4: {"name": "nf4", "type": "SFT", "sft": {"dataset": {"uri": "s3://a/b"}}}},
 }
 """Refused in every phase: stages stay what they are."""
