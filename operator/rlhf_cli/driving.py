@@ -21,6 +21,7 @@ from rlhf_cli.errors import CommandError, refused
 from rlhf_cli.interrupts import StopRequests
 from rlhf_cli.job_files import read_object
 from rlhf_cli.live import display
+from rlhf_cli.stage_rows import phase_of, stage_to_repeat
 from rlhf_cli.summary import print_summary, result_of
 from rlhf_operator.local.discard import discard
 from rlhf_operator.local.processes import LocalRuntime
@@ -64,13 +65,13 @@ def go_on(job: str | None, *, workdir: Path | None, claims: list[str], as_json: 
 def _continue(session: LocalSession, edited: dict[str, Any] | None) -> None:
     """Bring the spec to where `run` goes on: not suspended, with the user's edits, and with a new token when a stage has failed."""
     found = session.job()
-    has_failed = _phase(found) == "Failed"
-    rerun = {"fromStage": _stage_to_repeat(found), "token": uuid.uuid4().hex[:12]} if has_failed else None
+    has_failed = phase_of(found) == "Failed"
+    rerun = {"fromStage": stage_to_repeat(found), "token": uuid.uuid4().hex[:12]} if has_failed else None
     if edited is not None:
         session.replace_spec(_edited_job(found, edited, rerun))
     elif rerun is not None:
         session.rerun(rerun["fromStage"], rerun["token"])
-    elif _phase(found) != "Succeeded":
+    elif phase_of(found) != "Succeeded":
         session.resume()
 
 
@@ -94,8 +95,8 @@ def stop(job: str | None, *, workdir: Path | None) -> str:
     directory = workdirs.find_workdir(job, workdir)
     session = LocalSession.open(directory)
     found = session.job()
-    if _phase(found) in ("Succeeded", "Failed"):
-        return f"{found['metadata']['name']} has ended ({_phase(found)}); there is nothing to cancel"
+    if phase_of(found) in ("Succeeded", "Failed"):
+        return f"{found['metadata']['name']} has ended ({phase_of(found)}); there is nothing to cancel"
     with _explained(directory):
         session.suspend()
     return f"{found['metadata']['name']} stops after a checkpoint; go on with: rlhf resume {handle(directory)}"
@@ -128,7 +129,7 @@ def _read_profile(file: Path | None) -> dict[str, Any] | None:
 
 def _make_room(session: LocalSession, directory: Path, is_fresh: bool) -> None:
     if not is_fresh:
-        found = f"--workdir: '{directory}' holds a job already ({_phase(session.job())})"
+        found = f"--workdir: '{directory}' holds a job already ({phase_of(session.job())})"
         raise CommandError(EX_CONFIG, f"{found}: go on with `rlhf resume {handle(directory)}`, or discard it with --fresh")
     discard(Workdir(directory.resolve()), LocalRuntime())
 
@@ -175,13 +176,13 @@ def _last_words(session: LocalSession, job: Mapping[str, Any], code: int, name: 
     """Why it ended otherwise than complete, and what to do about it."""
     if code == 0:
         return []
-    if _phase(job) in ("Suspended", "Running", "Starting", "Restarting") or code == EX_INTERRUPTED:
+    if phase_of(job) in ("Suspended", "Running", "Starting", "Restarting") or code == EX_INTERRUPTED:
         return [f"stopped{_saved(session, job)}; go on with: rlhf resume {name}"]
     status = job.get("status") or {}
     failed = [stage for stage in status.get("stages") or [] if stage.get("phase") == "Failed"]
     words = [f"{stage['name']}: {stage.get('reason', '')}: {stage.get('message', '')}" for stage in failed]
     words += [f"{name}: {line}" for line in _refusal(status)] if not failed else [f"logs: rlhf logs {name} {failed[0]['name']}"]
-    return words or [f"{name}: {_phase(job)} {status.get('reason', '')}".rstrip()]
+    return words or [f"{name}: {phase_of(job)} {status.get('reason', '')}".rstrip()]
 
 
 def _saved(session: LocalSession, job: Mapping[str, Any]) -> str:
@@ -203,14 +204,3 @@ def _refusal(status: Mapping[str, Any]) -> list[str]:
         if (condition["type"], condition["status"]) in bad
         for text in str(condition.get("message", "")).splitlines()
     ]
-
-
-def _phase(job: Mapping[str, Any]) -> str:
-    return str((job.get("status") or {}).get("phase", "Pending"))
-
-
-def _stage_to_repeat(job: Mapping[str, Any]) -> str:
-    """The stage that failed, as `spec.rerun` can name it: Prepare has no block, but what failed before the named stage runs again too."""
-    names = [stage["name"] for stage in job["spec"]["stages"]]
-    failed = {stage["name"] for stage in job["status"]["stages"] if stage["phase"] == "Failed"}
-    return str(next((name for name in names if name in failed), names[0]))

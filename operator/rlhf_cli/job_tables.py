@@ -1,19 +1,23 @@
 """The tables of `rlhf get`: the columns that `kubectl get rlhf` has, and one job with its stages and attempts."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from rlhf_cli import story
 from rlhf_cli.live import line, why_it_waits
 from rlhf_cli.stage_rows import byte_size, duration, rows_of
 
 NEVER = "–"
 
 
-def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetime) -> None:
+NO_JOBS_HERE = "no jobs below .rlhf; start one: rlhf run JOB_FILE"
+
+
+def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetime, *, empty: str = NO_JOBS_HERE) -> None:
     """One line a job: Phase, Stage, Done, Reason, Age, as the CRD's printer columns."""
     table = Table(box=None, pad_edge=False)
     for heading in ("NAME", "PHASE", "STAGE", "DONE", "REASON", "AGE"):
@@ -27,7 +31,33 @@ def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetim
     if num_jobs:
         console.print(table)
     else:
-        console.print("no jobs below .rlhf; start one: rlhf run JOB_FILE", markup=False, highlight=False)
+        _text(console, empty)
+
+
+def print_story(
+    console: Console, job: Mapping[str, Any], events: Sequence[Mapping[str, Any]], now: datetime, command: Callable[..., str]
+) -> None:
+    """`rlhf describe`: the answers first, then all details. `command` writes a command about this job as its user would type it."""
+    answers = (
+        ("What happened", story.what_happened(job, now)),
+        ("To whom", story.to_whom(job, now)),
+        ("What to do", story.what_to_do(job, now, command)),
+    )
+    for title, lines in answers:
+        _section(console, title, lines)
+    print_details(console, job, now)
+    _section(console, "Conditions", story.condition_lines(job, now))
+    _section(console, "Events", story.event_lines(events, now))
+
+
+def _section(console: Console, title: str, lines: Sequence[str]) -> None:
+    """Nothing at all when there is nothing to say."""
+    if not lines:
+        return
+    _text(console, title)
+    for line_ in lines:
+        _text(console, f"  {line_}")
+    console.print()
 
 
 def print_details(console: Console, job: Mapping[str, Any], now: datetime) -> None:

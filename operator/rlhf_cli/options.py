@@ -38,3 +38,17 @@ Profile = Annotated[
     Option(metavar="FILE", show_default=False, help="ClusterRLHFProfile to obey (its image is ignored). Default: made from this machine."),
 ]
 OutputFormat = Annotated[Output, Option("--output", "-o", help="table for people; json: one object on standard output.")]
+OnCluster = Annotated[bool, Option("--cluster", help="Talk to the cluster of the current context, not to this machine.")]
+Context = Annotated[str | None, Option(metavar="NAME", show_default=False, help="Context of the kubeconfig: that cluster.")]
+Kubeconfig = Annotated[
+    Path | None, Option(metavar="FILE", show_default=False, help="Kubeconfig: a cluster. Default there: $KUBECONFIG, else ~/.kube/config.")
+]
+Namespace = Annotated[
+    str | None,
+    Option("--namespace", "-n", metavar="NAME", show_default=False, help="Namespace on a cluster. Default there: that of the context."),
+]
+ClusterJob = Annotated[str, Argument(metavar="JOB", show_default=False, help="Name of the RLHFJob.")]
+"""On a cluster a job has a name and nothing else."""
+Stage = Annotated[str | None, Argument(metavar="STAGE", show_default=False, help="Stage to show; all of them when none is named.")]
+Follow = Annotated[bool, Option("--follow", "-f", help="Go on until the stage (or the job) ends.")]
+Attempt = Annotated[int | None, Option(min=1, show_default=False, help="Attempt to show. Default: the newest.")]

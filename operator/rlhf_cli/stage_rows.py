@@ -88,6 +88,18 @@ def _headline(type_: str, metrics: Mapping[str, float]) -> str:
     return "  ".join(shown)
 
 
+def phase_of(job: Mapping[str, Any]) -> str:
+    """The phase of a job; Pending before its first status."""
+    return str((job.get("status") or {}).get("phase") or "Pending")
+
+
+def stage_to_repeat(job: Mapping[str, Any]) -> str:
+    """The stage that failed, as `spec.rerun` can name it: Prepare has no block, but what failed before the named stage runs again too."""
+    names = [stage["name"] for stage in job["spec"]["stages"]]
+    failed = {stage["name"] for stage in (job.get("status") or {}).get("stages") or [] if stage.get("phase") == "Failed"}
+    return str(next((name for name in names if name in failed), names[0]))
+
+
 def duration(seconds: float | None) -> str:
     """`1h05m`, `3m20s`, `12s`: the two largest units; nothing for None.
 

@@ -1,7 +1,7 @@
 """`rlhf` in this process: arguments in, exit code and what was printed out. Starting a Python for each call would take most of the time."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -19,14 +19,16 @@ class Called(NamedTuple):
 Rlhf = Callable[..., Called]
 
 
-def rlhf_in(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Rlhf:
-    """A function: `rlhf("validate", file)`. Lines are 140 wide and without colour."""
+def rlhf_in(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, program: Callable[[Sequence[str]], NoReturn] = run
+) -> Rlhf:
+    """A function: `rlhf("validate", file)`. Lines are 140 wide and without colour. `program` is another entry point."""
     monkeypatch.setenv("COLUMNS", "140")
     monkeypatch.setenv("NO_COLOR", "1")
 
     def call(*arguments: object) -> Called:
         with pytest.raises(SystemExit) as caught:
-            run([str(argument) for argument in arguments])
+            program([str(argument) for argument in arguments])
         printed = capsys.readouterr()
         return Called(int(caught.value.code or 0), printed.out, printed.err)
 

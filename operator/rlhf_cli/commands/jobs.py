@@ -1,11 +1,27 @@
-"""`rlhf run`, `resume` and `cancel`: drive a job on this machine. The embedded backend does the work; here it is watched and stopped."""
+"""`rlhf run`, `resume` and `cancel`: drive a job on this machine. The embedded backend does the work; here it is watched and stopped.
+
+`resume` and `cancel` also change a job on a cluster, when an option names one; there the operator drives it.
+"""
 
 from typing import Annotated
 
 import typer
 from typer import Exit, Option
 
-from rlhf_cli.options import Claims, JobFile, JobName, Output, OutputFormat, Profile, Workdir
+from rlhf_cli.cluster.target import chosen
+from rlhf_cli.options import (
+    Claims,
+    Context,
+    JobFile,
+    JobName,
+    Kubeconfig,
+    Namespace,
+    OnCluster,
+    Output,
+    OutputFormat,
+    Profile,
+    Workdir,
+)
 
 
 def _explain(wanted: bool) -> None:
@@ -44,22 +60,42 @@ def resume(
     workdir: Workdir = None,
     claim: Claims = None,
     output: OutputFormat = Output.TABLE,
+    cluster: OnCluster = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
 ) -> None:
     """Go on with a job where it stopped.
 
     After Ctrl-C, a crash or `rlhf cancel` it goes on from the newest checkpoint. A failed job runs its failed stage again; named by its
-    job file, with the changes made there. Exits like `rlhf run`.
+    job file, with the changes made there. Exits like `rlhf run`; on a cluster at once, because there the operator drives the job.
     """
+    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+        from rlhf_cli.cluster import actions
+
+        return actions.resume(target, job)
     from rlhf_cli.driving import go_on
 
     raise Exit(go_on(job, workdir=workdir, claims=claim or [], as_json=output is Output.JSON))
 
 
-def cancel(job: JobName = None, workdir: Workdir = None) -> None:
+def cancel(
+    job: JobName = None,
+    workdir: Workdir = None,
+    cluster: OnCluster = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
+) -> None:
     """Stop a job after a checkpoint.
 
     `rlhf resume` goes on there.
     """
+    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+        from rlhf_cli.cluster import actions
+
+        return actions.cancel(target, job)
     from rlhf_cli.driving import stop
 
     typer.echo(stop(job, workdir=workdir))
+    return None

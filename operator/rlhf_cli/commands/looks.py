@@ -1,20 +1,44 @@
-"""`rlhf get` and `logs`: what the jobs of this machine do, read from their working directories without disturbing them."""
+"""`rlhf get`, `describe` and `logs`: what jobs do, on this machine or on a cluster, without disturbing them."""
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Exit
 
-from rlhf_cli.options import JobName, Output, OutputFormat, Workdir
+from rlhf_cli.cluster.target import chosen
+from rlhf_cli.options import (
+    Attempt,
+    Context,
+    Follow,
+    JobName,
+    Kubeconfig,
+    Namespace,
+    OnCluster,
+    Output,
+    OutputFormat,
+    Stage,
+    Workdir,
+)
 
 
-def get(job: JobName = None, workdir: Workdir = None, output: OutputFormat = Output.TABLE) -> None:
+def get(
+    job: JobName = None,
+    workdir: Workdir = None,
+    output: OutputFormat = Output.TABLE,
+    cluster: OnCluster = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
+) -> None:
     """List jobs, or show one.
 
-    The jobs below .rlhf, or one of them with its stages and attempts.
+    The jobs below .rlhf (or of a namespace, when an option names a cluster), or one of them with its stages and attempts.
     """
+    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+        from rlhf_cli.cluster import actions
+
+        return actions.get(target, job, output)
     from rich.console import Console
 
     from rlhf_cli import job_tables, workdirs
@@ -29,18 +53,56 @@ def get(job: JobName = None, workdir: Workdir = None, output: OutputFormat = Out
         job_tables.print_list(Console(), jobs, datetime.now(UTC))
     else:
         job_tables.print_details(Console(), jobs[0], datetime.now(UTC))
+    return None
+
+
+def describe(
+    job: JobName = None,
+    workdir: Workdir = None,
+    cluster: OnCluster = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
+) -> None:
+    """Explain a job: what happened, to whom, what to do.
+
+    A job of this machine, or of a cluster when an option names one.
+    """
+    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+        from rlhf_cli.cluster import actions
+
+        return actions.describe(target, actions.named(job))
+    from rich.console import Console
+
+    from rlhf_cli import job_tables, workdirs
+    from rlhf_cli.driving import handle
+    from rlhf_operator.local.session import LocalSession
+
+    directory = workdirs.find_workdir(job, workdir)
+
+    def command(verb: str, name: str, *rest: str) -> str:
+        return " ".join(["rlhf", verb, handle(directory), *rest])
+
+    job_tables.print_story(Console(), LocalSession.open(directory).job(), (), datetime.now(UTC), command)
+    return None
 
 
 def logs(
     job: JobName = None,
-    stage: Annotated[
-        str | None, Argument(metavar="STAGE", show_default=False, help="Stage to show; all of them when none is named.")
-    ] = None,
-    follow: Annotated[bool, Option("--follow", "-f", help="Go on until the stage (or the job) ends.")] = False,
-    attempt: Annotated[int | None, Option(min=1, show_default=False, help="Attempt to show. Default: the newest.")] = None,
+    stage: Stage = None,
+    follow: Follow = False,
+    attempt: Attempt = None,
     workdir: Workdir = None,
+    cluster: OnCluster = False,
+    context: Context = None,
+    kubeconfig: Kubeconfig = None,
+    namespace: Namespace = None,
 ) -> None:
-    """Print the logs of a job's processes."""
+    """Print the logs of a job's processes, or of its pods when an option names a cluster."""
+    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+        from rlhf_cli.cluster import actions
+
+        raise Exit(actions.logs(target, actions.named(job), stage, is_following=follow, attempt=attempt))
     from rlhf_cli import log_files, workdirs
     from rlhf_operator.local.session import LocalSession
 

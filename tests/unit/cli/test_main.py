@@ -11,14 +11,24 @@ import pytest
 from tests.support.cli import Rlhf
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cli"
-COMMANDS = ("run", "resume", "cancel", "validate", "plan", "new", "get", "logs", "chat", "plot")
+COMMANDS = ("run", "resume", "cancel", "validate", "plan", "new", "submit", "get", "describe", "logs", "chat", "plot")
+PLUGIN_COMMANDS = ("submit", "get", "describe", "logs", "cancel", "resume")
 HEAVY = ("torch", "transformers", "colossalai", "datasets", "kubernetes", "kopf", "matplotlib", "numpy", "pydantic", "ruamel")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_public(command: str, rlhf: Rlhf) -> None:
     code, printed, _ = rlhf(*([command] if command else []), "--help")
-    golden = GOLDEN / f"{command or 'rlhf'}.txt"
+    assert_public(GOLDEN / f"{command or 'rlhf'}.txt", code, printed)
+
+
+@pytest.mark.parametrize("command", ["", *PLUGIN_COMMANDS])
+def test_help_of_the_plugin_is_public(command: str, kubectl_rlhf: Rlhf) -> None:
+    code, printed, _ = kubectl_rlhf(*([command] if command else []), "--help")
+    assert_public(GOLDEN / f"kubectl-rlhf{'-' if command else ''}{command}.txt", code, printed)
+
+
+def assert_public(golden: Path, code: int, printed: str) -> None:
     if os.environ.get("GOLDEN") == "write":
         golden.write_text(printed)
     assert code == 0
@@ -26,7 +36,10 @@ def test_help_is_public(command: str, rlhf: Rlhf) -> None:
 
 
 def test_every_command_has_a_golden_help() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.txt")} == {"rlhf", *COMMANDS}
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == {
+        *("rlhf", *COMMANDS),
+        *("kubectl-rlhf", *(f"kubectl-rlhf-{command}" for command in PLUGIN_COMMANDS)),
+    }
 
 
 def modules_after(*arguments: str) -> tuple[set[str], float]:
