@@ -16,10 +16,11 @@ UNIT := tests/unit
 ORACLE := tests/oracle
 LOCAL := tests/local
 CLUSTER := tests/cluster
+E2E := tests/e2e
 
 ##@ Use it
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@ / {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install the locked stack into .venv (does nothing when it is up to date)
 
@@ -50,6 +51,10 @@ cluster-test: setup ## On a real control plane: rules, rights, faults (needs Go 
 	$(BIN)/python -m tests.support.cluster build
 	$(BIN)/pytest $(CLUSTER)
 
+e2e: setup ## In real pods on a node of its own: the chain and every fault (needs root on Debian, and Go; builds images once)
+	$(BIN)/python -m tests.support.node build
+	$(BIN)/pytest $(E2E)
+
 cluster-up: setup ## Start a cluster to work with; prints how kubectl finds it
 	@$(BIN)/python -m tests.support.cluster up
 
@@ -68,6 +73,8 @@ format: setup ## Format the code and repair what ruff can repair
 
 golden: setup ## Write the CRDs and the golden files anew; the diff is a decision
 	$(BIN)/python -m rlhf_api.crd.render
+	cp crds/*.rlhf.dev.yaml charts/rlhf-operator/crds/
+	cp crds/rlhfjob-changes.yaml crds/optional/profile-limits.yaml charts/rlhf-operator/policies/
 	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli
 
 clean: ## Remove what was installed, run and built here (models/ and downloads stay)
@@ -86,4 +93,4 @@ $(UV):
 	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
 	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
 
-.PHONY: help setup demo demo-real test test-unit test-oracle test-local cluster-test cluster-up cluster-down lint format golden clean
+.PHONY: help setup demo demo-real test test-unit test-oracle test-local cluster-test e2e cluster-up cluster-down lint format golden clean

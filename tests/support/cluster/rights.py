@@ -28,7 +28,6 @@ OPERATOR_RULES = (
     _rule("networking.k8s.io", ("get", "create"), "networkpolicies"),
     _rule("apps", ("get", "create"), "controllerrevisions"),
     _rule("", ("create", "patch", "list"), "events"),
-    _rule("events.k8s.io", ("create", "patch", "list"), "events"),
     _rule("", ("get",), "namespaces", "nodes"),
     _rule("storage.k8s.io", ("get",), "storageclasses"),
 )
