@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from rlhf_api import names
 from rlhf_api.crd.definitions import job_definition
 from rlhf_api.crd.policies import change_policy
@@ -47,11 +49,13 @@ VARIANTS: Mapping[str, Callable[[str], bool]] = {
     "spec": lambda path: path == ".spec",
     "none": lambda path: False,
 }
-"""Name -> places whose rules stay."""
+"""Name -> places whose rules stay. Any other name is a file with a CRD, for example the one of an earlier commit."""
 
 
 def definition(variant: str) -> Schema:
-    """Our CRD with the rules of a variant."""
+    """Our CRD with the rules of a variant, or the CRD of a file."""
+    if variant not in VARIANTS:
+        return dict(YAML(typ="safe").load(Path(variant)))
     body = json.loads(json.dumps(job_definition()))
     version = body["spec"]["versions"][0]
     version["schema"]["openAPIV3Schema"] = _without(version["schema"]["openAPIV3Schema"], VARIANTS[variant])
@@ -171,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     print("API-server CPU, ms per request (median)")
     for variant, figures in medians.items():
-        print(f"{variant:8}", *(f"{kind} {value:5.1f}" for kind, value in figures.items()))
+        print(f"{variant[-20:]:20}", *(f"{kind} {value:5.1f}" for kind, value in figures.items()))
 
 
 if __name__ == "__main__":

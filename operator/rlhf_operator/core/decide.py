@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from rlhf_api import names
+from rlhf_api.job import RLHFJobSpec
 from rlhf_api.status import JobStatus
 from rlhf_operator.core import admission, deadlines, events, rerun, stages, status
 from rlhf_operator.core.model import Delete, Observed, Plan
@@ -27,12 +28,13 @@ def decide(observed: Observed, now: datetime) -> Plan:
         return _written(observed, Plan(requeue_seconds=refusal.requeue_seconds), status.of_refused(observed, refusal, now), now)
     current = observed if reopened is None else replace(observed, status=reopened.status)
     walked = stages.walk(current, refusal, now)
+    new = status.of_job(current, walked, now)
     plan = Plan(
         before=walked.before,
         after=(*(reopened.after if reopened else ()), *walked.after),
-        requeue_seconds=_next_look(walked),
+        requeue_seconds=_next_look(walked, new, observed.spec, now),
     )
-    return _written(observed, plan, status.of_job(current, walked, now), now)
+    return _written(observed, plan, new, now)
 
 
 def _finished(observed: Observed, now: datetime) -> Plan:
@@ -62,7 +64,9 @@ def _belongs_to_another_controller(observed: Observed) -> bool:
     return observed.spec is not None and observed.spec.managed_by != names.MANAGED_BY_OPERATOR
 
 
-def _next_look(walked: stages.Walk) -> float | None:
+def _next_look(walked: stages.Walk, new: JobStatus, spec: RLHFJobSpec, now: datetime) -> float | None:
+    if status.is_over(new):  # our own write of this brings no event that would wake the end of its time to live
+        return deadlines.deletion_in(new.completion_time, spec.run_policy, now)
     looks = list(walked.looks)
     if walked.refusal is not None and walked.refusal.requeue_seconds is not None:
         looks.append(walked.refusal.requeue_seconds)

@@ -66,7 +66,7 @@ class Handlers:
             self.queue.add(key, Lane.LOW if kind is None else Lane.NORMAL)
 
     def on_profile(self, event: Mapping[str, Any]) -> None:
-        """Enqueue a profile that is new or edited, and let jobs that wait for its limit try again."""
+        """Enqueue a profile that is new or edited, and the jobs that it may have refused or that wait for its limit."""
         body, kind = event["object"], event["type"]
         name, generation = body["metadata"]["name"], int(body["metadata"].get("generation", 0))
         if kind == "DELETED":
@@ -78,6 +78,8 @@ class Handlers:
         if self._profiles.get(name) != generation:
             self._profiles[name] = generation
             self.queue.add(("", name))
+            for key in self.known.waiting_for(name):
+                self.queue.add(key, Lane.LOW)
 
     def _count(self, key: Key, seen: Seen) -> None:
         if seen.is_running:

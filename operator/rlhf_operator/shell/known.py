@@ -76,6 +76,10 @@ class Known:
         """The job is gone."""
         self._seen.pop(key, None)
 
+    def waiting_for(self, profile: str) -> list[Key]:
+        """Jobs of a profile that have not begun: an edit of it may be what they wait for."""
+        return [key for key, seen in self._seen.items() if seen.profile == profile and not (seen.has_begun or seen.is_settled)]
+
     def phases(self) -> Mapping[str, int]:
         """Jobs by phase."""
         return Counter(seen.phase for seen in self._seen.values())

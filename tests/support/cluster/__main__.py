@@ -1,7 +1,8 @@
 """`python -m tests.support.cluster build | up | down`: a cluster to work with, below the user's cache directory.
 
-`build` makes the programs that the tests need and starts nothing. `up` leaves a control plane running and prints how to use it. `down`
-ends it and removes every trace; it is harmless when nothing runs.
+`build` makes the programs that the tests need and starts nothing. `up` leaves a whole cluster running, with a node and the operator, and
+prints how to use it; `up --without-node` leaves a control plane only, which needs no root. `down` ends either and removes every trace; it is
+harmless when nothing runs.
 """
 
 import argparse
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tests.support.cluster import binaries, state
 from tests.support.cluster.control_plane import ControlPlane, install_crds, remove_directory
+from tests.support.node import keep
 
 
 def directory() -> Path:
@@ -19,7 +21,7 @@ def directory() -> Path:
 
 
 def up(where: Path) -> ControlPlane:
-    """Start a control plane that outlives this process, with our CRDs and the policy on limits.
+    """Start a control plane without a node that outlives this process, with our CRDs and the policy on limits.
 
     Raises:
         RuntimeError: one is running already.
@@ -33,24 +35,19 @@ def up(where: Path) -> ControlPlane:
     return plane
 
 
-def down(where: Path) -> None:
-    """End what `up` started."""
-    for name in state.end(where / "programs.json"):
-        print(f"ended {name}", file=sys.stderr)
-    remove_directory(where)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.cluster", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("command", choices=("build", "up", "down"))
-    command = parser.parse_args(arguments).command
-    if command == "build":
+    parser.add_argument("--without-node", action="store_true", help="up: a control plane only")
+    options = parser.parse_args(arguments)
+    if options.command == "build":
         binaries.ensure(*binaries.CONTROL_PLANE)
-    elif command == "up":
-        print(f"export KUBECONFIG={up(directory()).kubeconfig}")
+    elif options.command == "up":
+        plane = up(directory()) if options.without_node else keep.up(directory())
+        print(f"export KUBECONFIG={plane.kubeconfig} PATH={binaries.ensure('kubectl')['kubectl'].parent}:$PATH")
     else:
-        down(directory())
+        keep.down(directory())
     return 0
 
 

@@ -82,11 +82,7 @@ class World:
         """Create the namespace's profile, or replace its spec."""
         body = changed({"apiVersion": names.API_VERSION, "kind": names.KIND_PROFILE, "spec": copy.deepcopy(PROFILE)}, changes or {})
         body["metadata"] = {"name": self.namespace}
-        found = self.rest.find(f"{PROFILES}/{self.namespace}")
-        if found is None:
-            return self.rest.create(PROFILES, body)
-        body["metadata"]["resourceVersion"] = found["metadata"]["resourceVersion"]
-        return self.rest.replace(f"{PROFILES}/{self.namespace}", body)
+        return self.rest.apply(f"{PROFILES}/{self.namespace}", body, "platform")
 
     def spec(self, changes: Mapping[str, object] | None = None) -> Object:
         """The spec of a small job that uses the namespace's profile."""

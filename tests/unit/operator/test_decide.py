@@ -116,6 +116,18 @@ def test_a_finished_job_is_deleted_when_its_time_has_come() -> None:
     assert rig.store.find(names.KIND_JOB, "team-a") == []
 
 
+def test_the_round_that_ends_a_job_asks_for_the_end_of_its_time_to_live() -> None:
+    """In a cluster nothing else would: the own status write is no event, and the resync comes in minutes."""
+    rig = Rig(one_stage(runPolicy={"ttlSecondsAfterFinished": 60}))
+    rig.succeed("prepare")
+    rig.run("sft")
+    for pod in rig.pods("sft"):
+        rig.end(pod, 0)
+    rig.runner.sync()
+    assert rig.run_once() == 60
+    assert rig.status.phase is JobPhase.SUCCEEDED
+
+
 def test_an_edit_of_a_finished_job_without_a_token_is_only_noticed() -> None:
     rig = Rig(one_stage())
     rig.succeed("prepare", "sft")
