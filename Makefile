@@ -15,6 +15,7 @@ READY := .venv/.ready
 UNIT := tests/unit
 ORACLE := tests/oracle
 LOCAL := tests/local
+WIRE := tests/wire
 CLUSTER := tests/cluster
 E2E := tests/e2e
 
@@ -35,14 +36,17 @@ demo-real: setup ## The same chain on a real pretrained model (Gemma-3 270M, fet
 	$(BIN)/python examples/real-model/check.py .rlhf/real-chat models/real-chat
 
 ##@ Work on it
-test: lint ## Everything that CI runs: lint, then the unit, oracle and local tests
-	$(BIN)/pytest $(UNIT) $(ORACLE) $(LOCAL)
+test: lint ## Everything that CI runs: lint, then the unit, oracle, wire and local tests
+	$(BIN)/pytest $(UNIT) $(ORACLE) $(WIRE) $(LOCAL)
 
 test-unit: setup ## Pure code only, in about a minute
 	$(BIN)/pytest $(UNIT)
 
 test-oracle: setup ## The numerics, against independent implementations and mutants
 	$(BIN)/pytest $(ORACLE)
+
+test-wire: setup ## Real kopf and the real client against a small API server in this process
+	$(BIN)/pytest $(WIRE)
 
 test-local: setup ## The chain in real processes: crash, resume, bad input
 	$(BIN)/pytest $(LOCAL)
@@ -93,4 +97,4 @@ $(UV):
 	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
 	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
 
-.PHONY: help setup demo demo-real test test-unit test-oracle test-local cluster-test e2e cluster-up cluster-down lint format golden clean
+.PHONY: help setup demo demo-real test test-unit test-oracle test-wire test-local cluster-test e2e cluster-up cluster-down lint format golden clean

@@ -28,6 +28,8 @@ class LiveJob:
     num_active: int = 0
     conditions: Mapping[str, str] = field(default_factory=dict)
     """Reasons of the conditions that are True, by type."""
+    warning: str = ""
+    """Its newest Warning event, looked up when its pods are missing."""
     body: Json = field(default_factory=dict, compare=False)
     """The whole object, to compare with the manifest."""
 
@@ -79,6 +81,8 @@ class LivePod:
     finished: datetime | None = None
     message: str = ""
     """The termination message, as the pod wrote it."""
+    warning: str = ""
+    """Its newest Warning event, looked up when it does not become ready."""
     is_node_gone: bool = False
     """Its node is not Ready, or cannot be read: the pod may never be reported ended."""
 

@@ -42,10 +42,15 @@ def while_running(job: LiveJob, reading: Reading | None, deadline_seconds: int, 
     return _wait(names.REASON_NO_PROGRESS, words, names.CONDITION_STALLED)
 
 
+def is_late(pod: LivePod, now: datetime) -> bool:
+    """Placed, and not ready for longer than a start takes."""
+    return not pod.is_ready and not pod.is_over and text.seconds_between(pod.placed, now) > INITIALIZING_SECONDS
+
+
 def _missing_pods(job: LiveJob, num_pods: int, num_nodes: int, now: datetime) -> Wait | None:
     if job.failure is not None or text.seconds_between(job.started or job.created, now) <= NO_PODS_SECONDS:
         return None
-    return _wait(names.REASON_NO_PODS, f"{num_pods} of {num_nodes} pods exist: the Job's events say why")
+    return _wait(names.REASON_NO_PODS, f"{num_pods} of {num_nodes} pods exist: {job.warning or 'the Job has no event that says why'}")
 
 
 def _of_container(pod: LivePod, now: datetime) -> Wait | None:
@@ -54,8 +59,8 @@ def _of_container(pod: LivePod, now: datetime) -> Wait | None:
         return _wait(names.REASON_IMAGE_PULL, words)
     if pod.waiting in _CONFIG:
         return _wait(names.REASON_CREATE_CONTAINER_CONFIG, words)
-    if not pod.is_ready and not pod.is_over and text.seconds_between(pod.placed, now) > INITIALIZING_SECONDS:
-        return _wait(names.REASON_INITIALIZING, f"pod {pod.name} is placed but not ready")
+    if is_late(pod, now):
+        return _wait(names.REASON_INITIALIZING, f"pod {pod.name} is placed but not ready{': ' if pod.warning else ''}{pod.warning}")
     return None
 
 

@@ -27,11 +27,16 @@ class MemoryApi:
         self._check("get", kind)
         return _visible(self.store.get(kind, namespace, name))
 
-    async def list(self, kind: str, namespace: str, *, selector: str = "", limit: int = 500, continue_token: str = "") -> Page:
+    async def list(
+        self, kind: str, namespace: str, *, selector: str = "", fields: str = "", limit: int = 500, continue_token: str = ""
+    ) -> Page:
         """All matching objects on one page: pagination is not imitated."""
         self._check("list", kind)
-        items = tuple(_visible(obj) for obj in self.store.find(kind, namespace, selector))
-        return Page(items, str(self.store.version))
+        wanted = dict(term.split("=", 1) for term in fields.split(",") if term)
+        found = [
+            obj for obj in self.store.find(kind, namespace, selector) if all(_at(obj, path) == value for path, value in wanted.items())
+        ]
+        return Page(tuple(map(_visible, found)), str(self.store.version))
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """POST. A claim is bound at once: the volume is a directory."""
@@ -79,6 +84,14 @@ class MemoryApi:
         if self.faults.frozen:
             raise Unavailable("the embedded API is frozen by a test")
         self.faults.check(verb, kind)
+
+
+def _at(obj: Object, path: str) -> object:
+    """The value at a path such as involvedObject.uid."""
+    value: Any = obj
+    for key in path.split("."):
+        value = value.get(key, {})
+    return value
 
 
 def _visible(obj: Object) -> Object:

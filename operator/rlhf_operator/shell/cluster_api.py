@@ -30,8 +30,8 @@ _GROUPS = {
     "apis/storage.k8s.io/v1": ("StorageClass",),
     f"apis/{names.API_VERSION}": (names.KIND_JOB, names.KIND_PROFILE),
 }
-_PREFIXES = {kind: prefix for prefix, kinds in _GROUPS.items() for kind in kinds}
-_PLURALS = {kind: kind.lower() + "s" for kind in _PREFIXES} | {"NetworkPolicy": "networkpolicies", "StorageClass": "storageclasses"}
+PREFIXES = {kind: prefix for prefix, kinds in _GROUPS.items() for kind in kinds}
+PLURALS = {kind: kind.lower() + "s" for kind in PREFIXES} | {"NetworkPolicy": "networkpolicies", "StorageClass": "storageclasses"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Secrets: consent is a label, so their data never reaches this process."""
 
@@ -61,9 +61,9 @@ class ClusterApi:
         return _visible(await self._request("GET", "get", kind, _path(kind, namespace, name), accept=accept))
 
     async def list(
-        self, kind: str, namespace: str, *, selector: str = "", limit: int = 500, continue_token: str = "", fields: str = ""
+        self, kind: str, namespace: str, *, selector: str = "", fields: str = "", limit: int = 500, continue_token: str = ""
     ) -> Page:
-        """One page of the objects that match, `fields` too where the kind has field selectors. Reads are consistent."""
+        """One page of the objects that match."""
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(limit), "continue": continue_token}
         url = _path(kind, namespace) + "?" + urlencode({key: value for key, value in query.items() if value})
         body = await self._request("GET", "list", kind, url)
@@ -144,11 +144,11 @@ class ClusterApi:
 
 def _path(kind: str, namespace: str, name: str = "") -> str:
     scope = f"namespaces/{quote(namespace)}/" if namespace else ""
-    return f"{_PREFIXES[kind]}/{scope}{_PLURALS[kind]}" + (f"/{quote(name)}" if name else "")
+    return f"{PREFIXES[kind]}/{scope}{PLURALS[kind]}" + (f"/{quote(name)}" if name else "")
 
 
 def _typed(kind: str, body: Mapping[str, Any]) -> Object:
-    return {"apiVersion": _PREFIXES[kind].partition("/")[2], "kind": kind, **body}
+    return {"apiVersion": PREFIXES[kind].partition("/")[2], "kind": kind, **body}
 
 
 def _visible(body: Object) -> Object:

@@ -37,7 +37,7 @@ class Health:
         app.add_routes([web.get("/healthz", self._healthz), web.get("/readyz", self._readyz), web.get("/metrics", self._metrics)])
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
-        site = web.TCPSite(runner, port=port)
+        site = web.TCPSite(runner, None if port else "0.0.0.0", port)  # a free port is free in one address family only
         await site.start()
         _LOG.info("health and metrics on port %s", runner.addresses[0][1])
         return runner

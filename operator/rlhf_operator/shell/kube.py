@@ -32,8 +32,10 @@ class KubeApi(Protocol):
         """The object as it is now."""
         ...
 
-    async def list(self, kind: str, namespace: str, *, selector: str = "", limit: int = 500, continue_token: str = "") -> Page:
-        """Objects whose labels match `selector` (`key=value` and `key`, joined by commas), ordered by name."""
+    async def list(
+        self, kind: str, namespace: str, *, selector: str = "", fields: str = "", limit: int = 500, continue_token: str = ""
+    ) -> Page:
+        """Objects whose labels match `selector` (`key=value` and `key`, joined by commas), ordered by name. `fields` selects Events."""
         ...
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:

@@ -5,7 +5,7 @@ A 404 is an answer; every other error aborts the reconcile, because nothing is d
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
@@ -22,10 +22,8 @@ from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
 from rlhf_operator.core.manifests import volume
 from rlhf_operator.core.model import ApplyError, Observed, ProfileObject, Reading, Settings, open_attempt
 from rlhf_operator.core.specs import StageSpec, secrets_of, stages_of
-from rlhf_operator.shell.kube import Forbidden, KubeApi, NotFound, Object
-
-_GONE_AFTER = timedelta(seconds=15)
-"""Without a look at nodes: how long past its deletion time a pod may still be running."""
+from rlhf_operator.shell import reads
+from rlhf_operator.shell.kube import Forbidden, KubeApi, Object
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +84,7 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
     observed = await _with_profile(api, observed, soft)
     observed = await _with_pods(api, observed, soft, now)
     _note_targets(observed, soft)
+    observed = await reads.with_warnings(api, observed, now)
     if observed.rules is not None:
         observed = replace(observed, secrets=await _secrets(api, observed), services=await _services(api, observed))
     soft.apply_error = await _standing_error(api, observed, soft.apply_error)
@@ -140,7 +139,7 @@ async def _jobs(api: KubeApi, observed: Observed, soft: Soft) -> tuple[LiveJob, 
 
 
 async def _claim(api: KubeApi, observed: Observed) -> LiveClaim | None:
-    body = await _get(api, "PersistentVolumeClaim", observed.namespace, volume.claim_name(observed))
+    body = await reads.find(api, "PersistentVolumeClaim", observed.namespace, volume.claim_name(observed))
     if body is None:
         return None
     claim = live.read_claim(body)
@@ -148,10 +147,12 @@ async def _claim(api: KubeApi, observed: Observed) -> LiveClaim | None:
     if claim.phase == "Bound" or not storage_class:
         return claim
     try:
-        found = await _get(api, "StorageClass", "", storage_class)
+        found = await reads.find(api, "StorageClass", "", storage_class)
     except Forbidden:
         found = None  # optional right: then the first pod shows whether the claim binds
-    return replace(claim, binds_immediately=found is not None and found.get("volumeBindingMode") == "Immediate")
+    if found is None or found.get("volumeBindingMode") != "Immediate":
+        return claim
+    return replace(claim, binds_immediately=True, event=await reads.newest_warning(api, observed.namespace, body["metadata"]["uid"]))
 
 
 async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observed:
@@ -160,25 +161,20 @@ async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observe
     assert spec is not None
     if known is not None and known.revision and not rerun.has_new_token(spec, observed.status):
         if known.revision not in soft.snapshots:
-            body = await _get(api, "ControllerRevision", observed.namespace, known.revision)
+            body = await reads.find(api, "ControllerRevision", observed.namespace, known.revision)
             if body is not None and digest(canonical_json(body.get("data", {}))) == known.hash:
                 soft.snapshots[known.revision] = ProfileSpec.from_wire(body["data"])
         return replace(observed, snapshot=soft.snapshots.get(known.revision))
     if known is None and soft.taken is not None and not observed.status.stages:
         return replace(observed, profile=soft.taken)
-    body = await _get(api, names.KIND_PROFILE, "", spec.profile)
+    body = await reads.find(api, names.KIND_PROFILE, "", spec.profile)
     if body is None:
         others = await api.list(names.KIND_PROFILE, "")
         return replace(observed, profile_names=tuple(item["metadata"]["name"] for item in others.items))
     metadata, rules = body["metadata"], ProfileSpec.from_wire(body["spec"])
     profile = ProfileObject(name=metadata["name"], uid=metadata["uid"], generation=int(metadata["generation"]), spec=rules)
-    labels = await _namespace_labels(api, observed.namespace) if rules.allowed_namespaces else None
+    labels = await reads.namespace_labels(api, observed.namespace) if rules.allowed_namespaces else None
     return replace(observed, profile=profile, namespace_labels=labels)
-
-
-async def _namespace_labels(api: KubeApi, namespace: str) -> Mapping[str, str]:
-    body = await _get(api, "Namespace", "", namespace)
-    return {} if body is None else body["metadata"].get("labels", {})
 
 
 async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime) -> Observed:
@@ -196,7 +192,7 @@ async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime
         if status.attempt and (is_reopening or stages.needs_pods(observed.status, status.name, status.attempt, is_steady=is_steady)):
             selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={status.name},{names.LABEL_ATTEMPT}={status.attempt}"
             page = await api.list("Pod", observed.namespace, selector=selector, limit=2000)
-            pods += [await _with_node(api, live.read_pod(item), now) for item in page.items]
+            pods += [await reads.with_node(api, live.read_pod(item), now) for item in page.items]
             listed.add(names.attempt_name(observed.name, status.name, status.attempt))
     return replace(observed, pods=tuple(pods), listed=frozenset(listed))
 
@@ -219,19 +215,6 @@ def _is_steady(job: LiveJob, attempt: int, observed: Observed, stage: str) -> bo
     return job.failure is None and not job.is_complete and not job.is_suspended and job.num_ready >= nodes
 
 
-async def _with_node(api: KubeApi, pod: LivePod, now: datetime) -> LivePod:
-    """A deleted pod that has not ended: is its node still there to end it?"""
-    if pod.is_over or pod.gone_by is None or not pod.node:
-        return pod
-    try:
-        node = await _get(api, "Node", "", pod.node)
-    except Forbidden:
-        return replace(pod, is_node_gone=now > pod.gone_by + _GONE_AFTER)
-    conditions = node.get("status", {}).get("conditions", []) if node else []
-    is_ready = any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-    return replace(pod, is_node_gone=not is_ready)
-
-
 async def _secrets(api: KubeApi, observed: Observed) -> dict[str, bool]:
     """Consent of the Secrets that a stage about to start would mount."""
     spec, rules = observed.spec, observed.rules
@@ -239,7 +222,7 @@ async def _secrets(api: KubeApi, observed: Observed) -> dict[str, bool]:
     assert rules is not None
     waiting = [stage for stage in stages_of(spec) if stage.reaches_outside and _may_start_soon(observed, stage)]
     wanted = {name for stage in waiting for name in secrets_of(spec, stage, rules)}
-    return {name: await _is_permitted(api, observed.namespace, name) for name in sorted(wanted)}
+    return {name: await reads.is_permitted(api, observed.namespace, name) for name in sorted(wanted)}
 
 
 def _may_start_soon(observed: Observed, stage: StageSpec) -> bool:
@@ -248,14 +231,6 @@ def _may_start_soon(observed: Observed, stage: StageSpec) -> bool:
         return not stage.needs
     done = {other.name for other in observed.status.stages if other.phase is StagePhase.SUCCEEDED or open_attempt(other) is not None}
     return status.phase not in stages.OVER and stage.needs <= done
-
-
-async def _is_permitted(api: KubeApi, namespace: str, name: str) -> bool:
-    try:
-        body = await _get(api, "Secret", namespace, name)
-    except Forbidden:
-        return False
-    return body is not None and body["metadata"].get("labels", {}).get(names.LABEL_SECRET_USE) == "true"
 
 
 async def _services(api: KubeApi, observed: Observed) -> frozenset[str]:
@@ -267,7 +242,7 @@ async def _services(api: KubeApi, observed: Observed) -> frozenset[str]:
     for status in observed.status.stages:
         job = observed.job_of(status.name, status.attempt)
         if job is not None and status.name in gangs and status.phase in (StagePhase.QUEUED, StagePhase.STARTING):
-            service = await _get(api, "Service", observed.namespace, job.name)
+            service = await reads.find(api, "Service", observed.namespace, job.name)
             owners = service["metadata"].get("ownerReferences", []) if service else []
             found |= {job.name} if any(owner["uid"] == job.uid for owner in owners) else set()
     return frozenset(found)
@@ -277,11 +252,4 @@ async def _standing_error(api: KubeApi, observed: Observed, error: ApplyError | 
     """A conflict lasts as long as the foreign object does."""
     if error is None or error.reason != names.REASON_NAME_CONFLICT:
         return error
-    return error if await _get(api, error.kind, observed.namespace, error.name) is not None else None
-
-
-async def _get(api: KubeApi, kind: str, namespace: str, name: str) -> Object | None:
-    try:
-        return await api.get(kind, namespace, name)
-    except NotFound:
-        return None
+    return error if await reads.find(api, error.kind, observed.namespace, error.name) is not None else None

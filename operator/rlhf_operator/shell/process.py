@@ -51,6 +51,8 @@ class OperatorProcess:
         self._health = Health(self._metrics_text)
         self._guard = Guard()
         self._stop = asyncio.Event()
+        self.port = 0
+        """Of health and metrics, once they are served."""
 
     async def run(self) -> int:
         """Run until SIGTERM or SIGINT: 0. Leadership lost: 1.
@@ -64,6 +66,7 @@ class OperatorProcess:
         api = ClusterApi(self._connection, bucket, self._metrics, self._guard.check)
         unguarded = ClusterApi(self._connection, bucket, self._metrics)  # for the Lease, which guards itself
         runner = await self._health.serve(self._options.port)
+        self.port = runner.addresses[0][1]
         beat = asyncio.create_task(self._health.beat(), name="heartbeat")
         try:
             return await self._until_stopped(api, unguarded)

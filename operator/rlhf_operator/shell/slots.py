@@ -49,7 +49,7 @@ class Slots:
         holders = self._holders.setdefault(place, set())
         if key in holders:
             return True
-        if not self._may_admit() or self._num_free(place) <= 0:
+        if self._num_free(place) <= 0:
             self._waiting.setdefault(place, {})[key] = created
             return False
         self.hold(key, profile)
@@ -76,15 +76,13 @@ class Slots:
         """A job that comes now will have to wait."""
         return self._num_free((namespace, profile)) <= 0
 
-    def wake(self) -> list[Key]:
-        """Keys that may start now that the first listing is quiet; empty before that and ever after."""
-        if self._is_settled or not self._may_admit():
-            return []
-        self._is_settled = True
-        return [key for place in list(self._waiting) for key in self._next(place)]
-
-    def _may_admit(self) -> bool:
-        return self._is_settled or self.clock() - self._last_listed >= QUIET_SECONDS
+    def seconds_until_known(self) -> float:
+        """How long what runs already may still be unknown; 0 from the first quiet moment on."""
+        if not self._is_settled:
+            left = self._last_listed + QUIET_SECONDS - self.clock()
+            self._is_settled = left <= 0
+            return max(0.0, left)
+        return 0.0
 
     def _num_free(self, place: Place) -> int:
         """Without a known limit there is no profile, and admission refuses the job with better words."""

@@ -45,7 +45,6 @@ class Workers:
             LeadershipLost: inside an ExceptionGroup.
         """
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._wake_waiting(), name="slots")
             for number in range(num_workers):
                 group.create_task(self._work(), name=f"worker {number}")
 
@@ -67,6 +66,10 @@ class Workers:
     async def _round(self, key: Key) -> None:
         if not key[0]:
             await self._profile_round(key)
+            return
+        wait = 0.0 if self._has_begun(key) else self.slots.seconds_until_known()
+        if wait > 0:
+            self.queue.add_after(key, wait, Lane.LOW)  # nothing new starts before it is known what runs
             return
         took = self._ask_for_slot(key)
         seconds = await self.reconciler.reconcile(key)
@@ -90,12 +93,16 @@ class Workers:
     def _ask_for_slot(self, key: Key) -> bool:
         """Tell the round whether the job may begin. True: it holds a slot that it has to give back unless it begins."""
         seen = self.known.get(key)
-        if seen is None or seen.has_begun or self.reconciler.has_begun(key):
+        if seen is None or self._has_begun(key):
             self.reconciler.set_slot(key, has_slot=True)
             return False
         has_slot = self.slots.take(key, seen.profile, seen.created)
         self.reconciler.set_slot(key, has_slot=has_slot)
         return has_slot
+
+    def _has_begun(self, key: Key) -> bool:
+        seen = self.known.get(key)
+        return (seen is not None and seen.has_begun) or self.reconciler.has_begun(key)
 
     def _look_again(self, key: Key, seconds: float | None) -> None:
         if seconds is not None:
@@ -107,12 +114,6 @@ class Workers:
     def _start(self, keys: list[Key]) -> None:
         for key in keys:
             self.queue.add(key)
-
-    async def _wake_waiting(self) -> None:
-        """After a restart nothing starts under a limit before it is known what runs; then the oldest may."""
-        while True:
-            self._start(self.slots.wake())
-            await asyncio.sleep(0.5)
 
     def _tell(self, key: Key, error: Exception) -> None:
         kind = type(error).__name__
