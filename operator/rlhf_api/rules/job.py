@@ -10,14 +10,28 @@ from rlhf_api.rules.base import Rule, implies, rule, unique_rule
 from rlhf_api.stages import Stage, StageType
 from rlhf_api.topology import Topology
 
-_EACH = "[0,1,2,3,4,5,6,7,8,9].all(i, i >= self.stages.size() || "
-_EARLIER = "[0,1,2,3,4,5,6,7,8].exists(j, j < i && "
 _TRAINING = "st.type in ['SFT', 'RewardModel', 'PPO']"
 _STRATEGY = "st.?strategy.orValue(self.strategy)"
 _SPLIT = (
     "st.?topology.?tensorParallel.orValue(self.topology.tensorParallel) "
     "* st.?topology.?pipelineParallel.orValue(self.topology.pipelineParallel) == 1"
 )
+
+# CEL costs the API server about a microsecond for each evaluated node, on every create and status write. So rules loop over the stages that
+# exist, ask `has()` first, and compare positions only where a job names another stage (docs/decisions, "Rules cost what they ask").
+
+
+def _has(path: str) -> str:
+    """CEL: the stage `st` has everything on the way to a field."""
+    tokens = path.split(".")
+    return " && ".join(f"has(st.{'.'.join(tokens[: i + 1])})" for i in range(len(tokens)))
+
+
+def _earlier(question: str) -> str:
+    """CEL: before the stage `st` there is one, `self.stages[i]`, for which the question is true. Names tell positions: they differ."""
+    is_later = "[1,2,3,4,5,6,7,8,9].exists(j, i < j && j < self.stages.size() && self.stages[j].name == st.name)"
+    return f"[0,1,2,3,4,5,6,7,8].exists(i, i < self.stages.size() && {question} && {is_later})"
+
 
 StageCheck = Callable[[RLHFJobSpec, int, Stage], Iterable[str]]
 
@@ -67,8 +81,9 @@ def _reference_rule(block: str, field: str, types: tuple[StageType, ...], writte
             yield f"{block}.{field}.stage"
 
     return _stages_rule(
-        f"{_EACH}!self.stages[i].?{block}.?{field}.?stage.hasValue() || {_EARLIER}"
-        f"self.stages[j].name == self.stages[i].{block}.{field}.stage && self.stages[j].type in [{listed}]))",
+        f"self.stages.all(st, !({_has(f'{block}.{field}.stage')}) || "
+        + _earlier(f"self.stages[i].name == st.{block}.{field}.stage && self.stages[i].type in [{listed}]")
+        + ")",
         f"{block}.{field}.stage must name an earlier stage of type {' or '.join(types)}",
         check,
     )
@@ -140,7 +155,7 @@ _SFT, _RM, _PPO, _QUANTIZE = StageType.SFT, StageType.REWARD_MODEL, StageType.PP
 STAGE_ORDER_RULES = (
     unique_rule(RLHFJobSpec, "stages", "is the name of an earlier stage: each stage needs its own", lambda it: it.stages),
     _stages_rule(
-        f"{_EACH}!has(self.stages[i].after) || self.stages[i].after.all(d, {_EARLIER}self.stages[j].name == d)))",
+        f"self.stages.all(st, !has(st.after) || st.after.all(d, {_earlier('self.stages[i].name == d')}))",
         "after may only name earlier stages",
         _find_late_after,
     ),
@@ -152,20 +167,23 @@ STAGE_ORDER_RULES = (
     _reference_rule("quantize", "model", (_SFT, _PPO), lambda it: it.quantize.model if it.quantize else None),
     _reference_rule("publish", "model", (_SFT, _RM, _PPO, _QUANTIZE), lambda it: it.publish.model if it.publish else None),
     _stages_rule(
-        f"{_EACH}self.stages[i].type != 'PPO' || self.stages[i].?ppo.?reward.hasValue() || {_EARLIER}"
-        "self.stages[j].type == 'RewardModel'))",
+        "self.stages.all(st, st.type != 'PPO' || (has(st.ppo) && has(st.ppo.reward)) || "
+        + _earlier("self.stages[i].type == 'RewardModel'")
+        + ")",
         "a PPO stage needs an earlier RewardModel stage or ppo.reward",
         _find_ppo_without_reward,
     ),
     _stages_rule(
-        f"{_EACH}self.stages[i].type != 'Quantize' || self.stages[i].?quantize.?evalDataset.hasValue() || {_EARLIER}"
-        "self.stages[j].?sft.?evalFraction.orValue(0.0) > 0.0))",
+        "self.stages.all(st, st.type != 'Quantize' || (has(st.quantize) && has(st.quantize.evalDataset)) || "
+        + _earlier("has(self.stages[i].sft) && self.stages[i].sft.evalFraction > 0.0")
+        + ")",
         "a Quantize stage needs data for its gate: quantize.evalDataset, or an earlier SFT stage with evalFraction above 0",
         _find_unmeasured_quantize,
     ),
     _stages_rule(
-        f"{_EACH}self.stages[i].type != 'Publish' || self.stages[i].?publish.?model.hasValue() || {_EARLIER}"
-        "self.stages[j].type in ['SFT', 'PPO', 'Quantize']))",
+        "self.stages.all(st, st.type != 'Publish' || (has(st.publish) && has(st.publish.model)) || "
+        + _earlier("self.stages[i].type in ['SFT', 'PPO', 'Quantize']")
+        + ")",
         "a Publish stage needs an earlier SFT, PPO or Quantize stage, or publish.model",
         _find_publish_of_nothing,
     ),

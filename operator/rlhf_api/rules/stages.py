@@ -59,16 +59,18 @@ SUPERVISED_RULES = (
     rule(
         SFT,
         "dataset.format",
-        f"self.dataset.format in {_CONVERSATIONS_CEL}",
+        f"self.format in {_CONVERSATIONS_CEL}",
         "sft.dataset.format must be auto, instruction, messages or alpaca",
         lambda it: it.dataset.format in _CONVERSATIONS,
+        at="dataset",
     ),
     rule(
         RewardModel,
         "dataset.format",
-        "self.dataset.format in ['auto', 'preference']",
+        "self.format in ['auto', 'preference']",
         "rewardModel.dataset.format must be auto or preference",
         lambda it: it.dataset.format in ("auto", "preference"),
+        at="dataset",
     ),
     rule(
         RewardModel,
@@ -83,16 +85,18 @@ PPO_RULES = (
     rule(
         PPO,
         "kl.target",
-        "self.kl.controller == 'adaptive' ? has(self.kl.target) : !has(self.kl.target)",
+        "(has(self.controller) && self.controller == 'adaptive') ? has(self.target) : !has(self.target)",
         "kl.target is required with the adaptive controller and not allowed with the fixed one",
         lambda it: (it.kl.controller == "adaptive") == (it.kl.target is not None),
+        at="kl",
     ),
     rule(
         PPO,
         "prompts.format",
-        "self.prompts.format != 'preference'",
+        "self.format != 'preference'",
         "ppo.prompts.format cannot be preference",
         lambda it: it.prompts.format != "preference",
+        at="prompts",
     ),
     rule(
         PPO,
@@ -104,9 +108,10 @@ PPO_RULES = (
     rule(
         PPO,
         "pretrainDataset.format",
-        f"!has(self.pretrainDataset) || self.pretrainDataset.format in {_CONVERSATIONS_CEL}",
+        f"self.format in {_CONVERSATIONS_CEL}",
         "ppo.pretrainDataset.format must be auto, instruction, messages or alpaca",
         lambda it: it.pretrain_dataset is None or it.pretrain_dataset.format in _CONVERSATIONS,
+        at="pretrainDataset",
     ),
     rule(
         PPO,
@@ -149,16 +154,18 @@ DELIVERY_RULES = (
     rule(
         Quantize,
         "evalDataset.format",
-        f"!has(self.evalDataset) || self.evalDataset.format in {_CONVERSATIONS_CEL}",
+        f"self.format in {_CONVERSATIONS_CEL}",
         "quantize.evalDataset.format must be auto, instruction, messages or alpaca",
         lambda it: it.eval_dataset is None or it.eval_dataset.format in _CONVERSATIONS,
+        at="evalDataset",
     ),
     rule(
         Publish,
         "model",
-        "!has(self.model) || has(self.model.stage)",
+        "has(self.stage)",
         "publish.model must name a stage of this job",
         lambda it: it.model is None or it.model.stage is not None,
+        at="model",
     ),
 )
 
