@@ -17,7 +17,7 @@ from aiohttp import web
 from rlhf_api import names
 from rlhf_operator.local.memory import MemoryApi
 from rlhf_operator.local.store import Store
-from rlhf_operator.shell.cluster_api import PLURALS, PREFIXES
+from rlhf_operator.shell.kinds import PLURALS, PREFIXES
 from rlhf_operator.shell.kube import ApiError, Gone, NotFound, Object
 
 _KINDS = {(PREFIXES[kind], plural): kind for kind, plural in PLURALS.items()}

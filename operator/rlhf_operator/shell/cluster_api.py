@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 from kubernetes.aio.client.api_client import ApiClient
@@ -17,21 +17,11 @@ from rlhf_api import names
 from rlhf_operator.shell.api_errors import error_of
 from rlhf_operator.shell.bucket import TokenBucket
 from rlhf_operator.shell.connection import Connection
+from rlhf_operator.shell.kinds import path_of, typed
 from rlhf_operator.shell.kube import Object, Page, Throttled, Unavailable
 from rlhf_operator.shell.metrics import Metrics
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
-_GROUPS = {
-    "api/v1": ("Pod", "Service", "PersistentVolumeClaim", "Event", "Namespace", "Node", "Secret"),
-    "apis/apps/v1": ("ControllerRevision",),
-    "apis/batch/v1": ("Job",),
-    "apis/coordination.k8s.io/v1": ("Lease",),
-    "apis/networking.k8s.io/v1": ("NetworkPolicy",),
-    "apis/storage.k8s.io/v1": ("StorageClass",),
-    f"apis/{names.API_VERSION}": (names.KIND_JOB, names.KIND_PROFILE),
-}
-PREFIXES = {kind: prefix for prefix, kinds in _GROUPS.items() for kind in kinds}
-PLURALS = {kind: kind.lower() + "s" for kind in PREFIXES} | {"NetworkPolicy": "networkpolicies", "StorageClass": "storageclasses"}
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Secrets: consent is a label, so their data never reaches this process."""
 
@@ -58,29 +48,29 @@ class ClusterApi:
     async def get(self, kind: str, namespace: str, name: str) -> Object:
         """The object as it is now; of a Secret only its metadata."""
         accept = _METADATA_ONLY if kind == "Secret" else "application/json"
-        return _visible(await self._request("GET", "get", kind, _path(kind, namespace, name), accept=accept))
+        return _visible(await self._request("GET", "get", kind, path_of(kind, namespace, name), accept=accept))
 
     async def list(
         self, kind: str, namespace: str, *, selector: str = "", fields: str = "", limit: int = 500, continue_token: str = ""
     ) -> Page:
         """One page of the objects that match."""
         query = {"labelSelector": selector, "fieldSelector": fields, "limit": str(limit), "continue": continue_token}
-        url = _path(kind, namespace) + "?" + urlencode({key: value for key, value in query.items() if value})
+        url = path_of(kind, namespace) + "?" + urlencode({key: value for key, value in query.items() if value})
         body = await self._request("GET", "list", kind, url)
-        items = tuple(_visible(_typed(kind, item)) for item in body.get("items") or ())  # a listing says it once, for all
+        items = tuple(_visible(typed(kind, item)) for item in body.get("items") or ())  # a listing says it once, for all
         return Page(items, body["metadata"].get("resourceVersion", ""), body["metadata"].get("continue", ""))
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """POST."""
-        return _visible(await self._request("POST", "create", kind, _path(kind, namespace), _typed(kind, body)))
+        return _visible(await self._request("POST", "create", kind, path_of(kind, namespace), typed(kind, body)))
 
     async def replace(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """PUT."""
-        return _visible(await self._request("PUT", "update", kind, _path(kind, namespace, body["metadata"]["name"]), _typed(kind, body)))
+        return _visible(await self._request("PUT", "update", kind, path_of(kind, namespace, body["metadata"]["name"]), typed(kind, body)))
 
     async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         """A JSON merge patch."""
-        url = _path(kind, namespace, name)
+        url = path_of(kind, namespace, name)
         return _visible(await self._request("PATCH", "patch", kind, url, patch, content="application/merge-patch+json"))
 
     async def apply_status(
@@ -88,14 +78,14 @@ class ClusterApi:
     ) -> Object:
         """Server-side apply on `/status`. uid and version in the body make the server answer 409 when the object has moved on."""
         metadata = {"name": name, "uid": uid, "resourceVersion": resource_version}
-        url = _path(kind, namespace, name) + f"/status?fieldManager={names.MANAGER}&force=true"
-        body = _typed(kind, {"metadata": metadata, "status": status})
+        url = path_of(kind, namespace, name) + f"/status?fieldManager={names.MANAGER}&force=true"
+        body = typed(kind, {"metadata": metadata, "status": status})
         return _visible(await self._request("PATCH", "apply", kind + "/status", url, body, content="application/apply-patch+yaml"))
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str = "", propagation: str = "Background") -> None:
         """DELETE with the uid as precondition when given."""
         options = {"propagationPolicy": propagation, **({"preconditions": {"uid": uid}} if uid else {})}
-        await self._request("DELETE", "delete", kind, _path(kind, namespace, name), options)
+        await self._request("DELETE", "delete", kind, path_of(kind, namespace, name), options)
 
     async def _request(
         self,
@@ -140,15 +130,6 @@ class ClusterApi:
             return response.status, await response.read(), response.getheader("Retry-After")
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise Unavailable(f"{method} {url.partition('?')[0]}: {error or 'timed out'}") from error
-
-
-def _path(kind: str, namespace: str, name: str = "") -> str:
-    scope = f"namespaces/{quote(namespace)}/" if namespace else ""
-    return f"{PREFIXES[kind]}/{scope}{PLURALS[kind]}" + (f"/{quote(name)}" if name else "")
-
-
-def _typed(kind: str, body: Mapping[str, Any]) -> Object:
-    return {"apiVersion": PREFIXES[kind].partition("/")[2], "kind": kind, **body}
 
 
 def _visible(body: Object) -> Object:

@@ -14,6 +14,7 @@ from rlhf_api.status import JobStatus, StagePhase
 from rlhf_operator.core.decide import decide
 from rlhf_operator.core.manifests.job import compare
 from rlhf_operator.core.model import Action, ApplyError, Create, EventRecord, Observed, Plan, Reading, Settings
+from rlhf_operator.shell.decision_log import tell
 from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeApi, NotFound, Throttled
 from rlhf_operator.shell.observe import Soft, Target, observe
 
@@ -116,6 +117,10 @@ class Reconciler:
         """False for a job that does not exist, as the last round found."""
         return key in self._soft
 
+    def has_failed(self, key: Key) -> bool:
+        """Whether the last round of the job met an error of the API, so that the next one is a repetition."""
+        return key in self._soft and self._soft[key].num_failures > 0
+
     def targets(self) -> Iterator[Target]:
         """Where the progress of every running attempt can be asked for."""
         for soft in self._soft.values():
@@ -137,6 +142,7 @@ class Reconciler:
             soft.apply_error = None  # what was refused before is there now
         self._crash_here("after")
         if plan.events and not is_first:
+            tell(observed, plan)
             await self._recorder.record(observed.namespace, observed.name, observed.uid, plan.events)
 
     async def _apply_once(self, observed: Observed, action: Action, soft: Soft) -> None:

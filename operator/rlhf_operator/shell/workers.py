@@ -58,6 +58,7 @@ class Workers:
                 raise
             except Exception as error:  # the outermost place of a round: a defect in one job must not stop the others
                 self._tell(key, error)
+                self._count_retry(key)
                 self.queue.retry(key)
             finally:
                 self.queue.done(key)
@@ -74,6 +75,8 @@ class Workers:
         took = self._ask_for_slot(key)
         seconds = await self.reconciler.reconcile(key)
         self.queue.forget(key)
+        if self.reconciler.has_failed(key):
+            self._count_retry(key)
         if took and not self.reconciler.has_begun(key):
             self._start(self.slots.free(key))
         if not self.reconciler.knows(key):
@@ -114,6 +117,9 @@ class Workers:
     def _start(self, keys: list[Key]) -> None:
         for key in keys:
             self.queue.add(key)
+
+    def _count_retry(self, key: Key) -> None:
+        self.metrics.workqueue_retries.labels(self.queue.lane_of(key)).inc()
 
     def _tell(self, key: Key, error: Exception) -> None:
         kind = type(error).__name__

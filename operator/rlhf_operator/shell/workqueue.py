@@ -49,7 +49,6 @@ class WorkQueue:
     max_low: int = 8
     clock: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = lambda: random.uniform(1 - _JITTER, 1 + _JITTER)
-    num_retries: dict[Lane, int] = field(default_factory=lambda: dict.fromkeys(Lane, 0))
     _lanes: dict[Lane, deque[Key]] = field(default_factory=lambda: {lane: deque() for lane in Lane})
     _waiting: dict[Key, _Waiting] = field(default_factory=dict)
     _working: dict[Key, Lane] = field(default_factory=dict)
@@ -89,7 +88,6 @@ class WorkQueue:
         """Add the key after a delay that doubles with every retry since `forget`, with jitter. Returns the seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
-        self.num_retries[lane] += 1
         seconds = min(_FIRST_RETRY_SECONDS * 2.0 ** min(failures, 32), _LONGEST_RETRY_SECONDS) * self.jitter()
         self.add_after(key, seconds, lane)
         return seconds
@@ -134,6 +132,10 @@ class WorkQueue:
         if lane is not None:
             self.add(key, lane)
         self._changed.set()  # a place of the low lane may be free
+
+    def lane_of(self, key: Key) -> Lane:
+        """The lane in which a key that is worked on came."""
+        return self._working.get(key, Lane.NORMAL)
 
     def next_due(self) -> float | None:
         """When the next timer fires, by the clock."""

@@ -1,5 +1,6 @@
 """Nothing is broken yet and nothing moves: the reason is in the conditions within seconds, and leaves when the cause does."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -59,7 +60,42 @@ def test_missing_pods_are_noticed_after_ten_seconds() -> None:
     assert rig.condition("Stalled")[0] == "False"
     rig.now = rig.now.replace(second=11)
     rig.run_once()
-    assert rig.condition("PodsReady") == ("False", "NoPods", "stage sft: 0 of 1 pods exist: the Job's events say why")
+    assert rig.condition("PodsReady") == ("False", "NoPods", "stage sft: 0 of 1 pods exist: the Job has no event that says why")
+    warn(rig, rig.job("sft"), "FailedCreate", "pods are forbidden: exceeded quota")
+    rig.run_once()
+    assert rig.condition("PodsReady")[2] == "stage sft: 0 of 1 pods exist: FailedCreate: pods are forbidden: exceeded quota"
+
+
+def test_a_pod_that_cannot_start_is_explained_by_its_newest_warning() -> None:
+    rig = starting()
+    pod = rig.pods("sft")[0]
+    rig.report(pod, phase="Pending", waiting={"reason": "ContainerCreating"})
+    warn(rig, pod, "FailedMount", "an older warning")
+    rig.now += timedelta(seconds=1)
+    warn(rig, pod, "FailedMount", "volume is not attached")
+    rig.wait(21)
+    assert rig.condition("PodsReady")[2].endswith("is placed but not ready: FailedMount: volume is not attached")
+
+
+def test_without_the_right_to_read_events_a_stall_is_told_without_them() -> None:
+    rig = starting()
+    rig.report(rig.pods("sft")[0], phase="Pending", waiting={"reason": "ContainerCreating"})
+    rig.api.faults.fail("list", "Event", Forbidden("no"), every=True)
+    rig.wait(21)
+    assert rig.condition("PodsReady")[2].endswith("is placed but not ready")
+
+
+def warn(rig: Rig, about: Any, reason: str, message: str) -> None:
+    """A Warning event of the cluster."""
+    body = {
+        "metadata": {"name": f"{about['metadata']['name']}.{rig.store.version}"},
+        "involvedObject": {"uid": about["metadata"]["uid"]},
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": rig.store.now(),
+    }
+    rig.store.create("Event", "team-a", body)
 
 
 def test_a_starting_attempt_is_looked_at_ever_less_often() -> None:
