@@ -174,7 +174,7 @@ def test_the_same_stages_run_at_the_same_time_and_the_other_finishes(world: Worl
     again = {
         "name": "b",
         "type": "SFT",
-        "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 8},
+        "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 72},
     }
     last = {**again, "name": "c", "after": ["sft", "b"]}
     world.on(runs(), stage="b")

@@ -33,7 +33,7 @@ ONE_STAGE: dict[str, Any] = {
         {
             "name": "sft",
             "type": "SFT",
-            "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 8},
+            "sft": {"dataset": {"uri": "builtin://datasets/tiny-chat-sft"}, "maxSteps": 10, "globalBatchSize": 72},
         },
     ],
 }
