@@ -7,6 +7,7 @@ from rlhf_api.job import RLHFJobSpec
 from rlhf_api.planning.plan import plan_stage
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import PlanStatus
+from rlhf_operator.core.memo import by_identity
 from rlhf_operator.core.specs import StageSpec
 
 Strategy = Literal["plain", "ddp", "zero1", "zero2", "zero2-offload", "gemini", "gemini-offload", "3d"]
@@ -35,6 +36,7 @@ class Planned:
         )
 
 
+@by_identity
 def plan_of(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec) -> Planned:
     """The plan of a stage. Prepare and Publish are one process that computes nothing.
 

@@ -15,8 +15,10 @@ from rlhf_api.planning.steps import topology_of
 from rlhf_api.policies import RunPolicy, resolved_run_policy
 from rlhf_api.preparation import prepare_config
 from rlhf_api.profile import ProfileSpec
+from rlhf_api.run_config import PrepareConfig
 from rlhf_api.stages import Stage, StageType, resolved_block
 from rlhf_api.topology import Topology
+from rlhf_operator.core.memo import by_identity
 
 _ONE_CPU_POD = Topology(nodes=1, gpus_per_node=0)
 
@@ -39,6 +41,7 @@ class StageSpec:
         return self.type in (StageType.PREPARE, StageType.PUBLISH)
 
 
+@by_identity
 def stages_of(spec: RLHFJobSpec) -> tuple[StageSpec, ...]:
     """All stages in an order of execution, Prepare first."""
     needs = dependencies(spec)
@@ -75,7 +78,7 @@ def spec_hash(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec, outputs: 
 def secrets_of(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec) -> tuple[str, ...]:
     """Names of the Secrets that a stage mounts: sources' for Prepare, destination's and signing key for Publish."""
     if stage.stage is None:
-        config = prepare_config(spec, allow_private_addresses=False)
+        config = _fetched(spec)
         found = {request.source.secret_name for request in config.models} | {request.dataset.secret_name for request in config.datasets}
     else:
         publish = stage.stage.publish
@@ -91,9 +94,15 @@ def claims_of(spec: RLHFJobSpec, stage: StageSpec) -> tuple[str, ...]:
 def uris_of(spec: RLHFJobSpec, stage: StageSpec) -> tuple[str, ...]:
     """Everything outside that a stage touches: all sources for Prepare, the destination for Publish."""
     if stage.stage is None:
-        config = prepare_config(spec, allow_private_addresses=False)
+        config = _fetched(spec)
         return (*(request.source.uri for request in config.models), *(request.dataset.uri for request in config.datasets))
     return (stage.stage.publish.destination.uri,) if stage.stage.publish is not None else ()
+
+
+@by_identity
+def _fetched(spec: RLHFJobSpec) -> PrepareConfig:
+    """What Prepare fetches; where it may connect to does not matter here."""
+    return prepare_config(spec, allow_private_addresses=False)
 
 
 def _stage_spec(spec: RLHFJobSpec, stage: Stage, needs: frozenset[str]) -> StageSpec:

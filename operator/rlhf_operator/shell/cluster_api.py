@@ -23,7 +23,7 @@ from rlhf_operator.shell.metrics import Metrics
 
 _TIMEOUT = aiohttp.ClientTimeout(total=30, connect=10)
 _METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-"""Secrets: consent is a label, so their data never reaches this process."""
+"""Secrets: consent is a label, so their data never reaches this process. And answers to writes, which nobody needs whole."""
 
 
 class ClusterApi:
@@ -61,8 +61,9 @@ class ClusterApi:
         return Page(items, body["metadata"].get("resourceVersion", ""), body["metadata"].get("continue", ""))
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
-        """POST."""
-        return _visible(await self._request("POST", "create", kind, path_of(kind, namespace), typed(kind, body)))
+        """POST; answers with the metadata of what was created."""
+        url = path_of(kind, namespace)
+        return _visible(await self._request("POST", "create", kind, url, typed(kind, body), accept=_METADATA_ONLY))
 
     async def replace(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
         """PUT."""
@@ -80,12 +81,13 @@ class ClusterApi:
         metadata = {"name": name, "uid": uid, "resourceVersion": resource_version}
         url = path_of(kind, namespace, name) + f"/status?fieldManager={names.MANAGER}&force=true"
         body = typed(kind, {"metadata": metadata, "status": status})
-        return _visible(await self._request("PATCH", "apply", kind + "/status", url, body, content="application/apply-patch+yaml"))
+        content = "application/apply-patch+yaml"
+        return _visible(await self._request("PATCH", "apply", kind + "/status", url, body, accept=_METADATA_ONLY, content=content))
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str = "", propagation: str = "Background") -> None:
         """DELETE with the uid as precondition when given."""
         options = {"propagationPolicy": propagation, **({"preconditions": {"uid": uid}} if uid else {})}
-        await self._request("DELETE", "delete", kind, path_of(kind, namespace, name), options)
+        await self._request("DELETE", "delete", kind, path_of(kind, namespace, name), options, accept=_METADATA_ONLY)
 
     async def _request(
         self,

@@ -23,11 +23,14 @@ class NoConnection(Exception):
 
 @dataclass(slots=True)
 class Connection:
-    """How to reach the API server. `configuration` is the official client's; `reload` keeps its identity."""
+    """How to reach the API server. `configuration` is the official client's; `reload` keeps its identity.
+
+    Proxies of the environment are not asked: the client would look for them, in a thread, at every request.
+    """
 
     kubeconfig: Path | None = None
     context: str | None = None
-    configuration: Any = field(default_factory=Configuration)
+    configuration: Any = field(default_factory=lambda: Configuration(client_session_kwargs={"trust_env": False}))
 
     async def reload(self) -> None:
         """Read address and credentials, at start and after a 401.

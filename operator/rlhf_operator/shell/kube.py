@@ -39,7 +39,7 @@ class KubeApi(Protocol):
         ...
 
     async def create(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
-        """POST: fails with `AlreadyExists` when the name is taken, whoever owns it."""
+        """POST: fails with `AlreadyExists` when the name is taken, whoever owns it. The answer has at least the metadata."""
         ...
 
     async def replace(self, kind: str, namespace: str, body: Mapping[str, Any]) -> Object:
@@ -49,7 +49,7 @@ class KubeApi(Protocol):
     async def apply_status(
         self, kind: str, namespace: str, name: str, status: Mapping[str, Any], *, uid: str, resource_version: str
     ) -> Object:
-        """Server-side apply of the whole desired status, by the field manager `rlhf-operator`, with force.
+        """Server-side apply of the whole desired status, by the field manager `rlhf-operator`, with force; answers like `create`.
 
         Raises:
             Conflict: the object has another uid or a newer resourceVersion than the one the decision was made from.

@@ -66,6 +66,12 @@ class Soft:
     running: frozenset[str] = frozenset()
     """Stages whose attempt runs."""
 
+    def forget_contents(self) -> None:
+        """The job is over: what it was made of is read again should somebody run it again."""
+        self.parsed, self.taken = None, None
+        self.snapshots.clear()
+        self.readings.clear()
+
 
 async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings: Settings, now: datetime) -> Observed:
     """Everything about a job, as it is now.

@@ -14,6 +14,7 @@ from rlhf_api.status import JobStatus, StagePhase
 from rlhf_operator.core.decide import decide
 from rlhf_operator.core.manifests.job import compare
 from rlhf_operator.core.model import Action, ApplyError, Create, EventRecord, Observed, Plan, Reading, Settings
+from rlhf_operator.core.status import is_over
 from rlhf_operator.shell.decision_log import tell
 from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeApi, NotFound, Throttled
 from rlhf_operator.shell.observe import Soft, Target, observe
@@ -219,6 +220,8 @@ def _remember(soft: Soft, status: JobStatus, plan: Plan) -> None:
     """What the process keeps of a round that went well."""
     starts = any(isinstance(action, Create) and action.kind == "Job" for action in plan.after)
     soft.has_begun = starts or any(stage.attempt for stage in status.stages)
+    if is_over(status):
+        soft.forget_contents()
     soft.running = frozenset(stage.name for stage in status.stages if stage.phase is StagePhase.RUNNING)
 
 
