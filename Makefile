@@ -51,6 +51,12 @@ test-wire: setup ## Real kopf and the real client against a small API server in 
 test-local: setup ## The chain in real processes: crash, resume, bad input
 	$(BIN)/pytest $(LOCAL)
 
+numerics: setup ## Every rule, mutant and equivalence class, learning, memory: writes docs/numerics.md (half an hour)
+	$(BIN)/python -m tests.oracle.numerics
+
+chaos: setup ## Kill, stop, corrupt, fill and resume every stage at 20 random moments; 0 may be lost
+	$(BIN)/python -m tests.chaos
+
 cluster-test: setup ## On a real control plane: rules, rights, faults (needs Go 1.26; builds Kubernetes once, in minutes)
 	$(BIN)/python -m tests.support.cluster build
 	$(BIN)/pytest $(CLUSTER)
@@ -97,4 +103,4 @@ $(UV):
 	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
 	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
 
-.PHONY: help setup demo demo-real test test-unit test-oracle test-wire test-local cluster-test e2e cluster-up cluster-down lint format golden clean
+.PHONY: help setup demo demo-real test test-unit test-oracle test-wire test-local numerics chaos cluster-test e2e cluster-up cluster-down lint format golden clean

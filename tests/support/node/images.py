@@ -26,6 +26,12 @@ PREFIX = "localhost/rlhf-test"
 BASE_IMAGE, OPERATOR_IMAGE, TRAINER_IMAGE = f"{PREFIX}/base:1", f"{PREFIX}/operator:1", f"{PREFIX}/trainer:1"
 _SUITE, _BASE_PACKAGES = "bookworm", "python3,python3-venv,ca-certificates"
 _CERTIFICATES = Path("/etc/ssl/certs")
+_DEBOOTSTRAP = f"""\
+mount -t tmpfs tmpfs "$1"  # thousands of small files, each synced and later deleted: on a disk that takes minutes
+debootstrap --variant=minbase --include={_BASE_PACKAGES} {_SUITE} "$1/rootfs"
+rm -rf "$1"/rootfs/var/cache/apt/archives/*.deb
+tar -C "$1/rootfs" -cf "$2" .
+"""
 _BASE = 'FROM scratch\nADD rootfs.tar /\nCMD ["sleep", "infinity"]\n'
 _PAUSE = f'FROM {BASE_IMAGE}\nENTRYPOINT ["sleep", "infinity"]\n'
 
@@ -55,11 +61,8 @@ class Images:
         """A minimal Debian with Python, which the others stand on, and the pause image of every pod."""
         if not self._has(BASE_IMAGE):
             with tempfile.TemporaryDirectory(dir=self.directory) as directory:
-                root = Path(directory) / "rootfs"
-                _run(["debootstrap", "--variant=minbase", f"--include={_BASE_PACKAGES}", _SUITE, str(root)])
-                shutil.rmtree(root / "var/cache/apt/archives", ignore_errors=True)
-                _run(["tar", "-C", str(root), "-cf", f"{directory}/rootfs.tar", "."])
-                shutil.rmtree(root)
+                (Path(directory) / "memory").mkdir()
+                _run(["unshare", "--mount", "sh", "-euc", _DEBOOTSTRAP, "sh", f"{directory}/memory", f"{directory}/rootfs.tar"])
                 self._buildah("build", "--tag", BASE_IMAGE, "--file", "-", directory, text=_BASE)
         if not self._has(PAUSE_IMAGE):
             self.build_text(PAUSE_IMAGE, _PAUSE)

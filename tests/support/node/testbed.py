@@ -35,13 +35,19 @@ def install(kubectl: Callable[..., str], kubeconfig: Path, node: Node, directory
     Raises:
         RuntimeError: a tool failed; the message carries the end of its output.
     """
-    store = images.Images()
-    store.build_all()
-    store.build_text(FAKE_IMAGE, _FAKE, {"rlhf-launch": executable(directory)})
+    store = build(directory)
     store.hand_to(node.socket, PAUSE_IMAGE, images.OPERATOR_IMAGE, FAKE_IMAGE, images.TRAINER_IMAGE)
     node.wait_until_ready(kubectl)
     volumes.make_pool(kubectl, directory / "volumes", _POOL)
     helm_install(kubeconfig, directory)
+
+
+def build(scratch: Path) -> images.Images:
+    """Every image of the cluster, as far as it changed."""
+    store = images.Images()
+    store.build_all()
+    store.build_text(FAKE_IMAGE, _FAKE, {"rlhf-launch": executable(scratch)})
+    return store
 
 
 def executable(directory: Path) -> Path:
@@ -92,6 +98,12 @@ def profile(image: str, *, memory: str) -> dict[str, Any]:
         "retry": {"backoffSeconds": 1},
         "env": [{"name": "OMP_NUM_THREADS", "value": "1"}],
     }
+
+
+def fake_profile(name: str, **changes: object) -> dict[str, Any]:
+    """The profile of the fake trainer under another name, with changes."""
+    spec = profile(FAKE_IMAGE, memory="1Gi") | changes
+    return {"apiVersion": "rlhf.dev/v1alpha1", "kind": "ClusterRLHFProfile", "metadata": {"name": name}, "spec": spec}
 
 
 @dataclass(frozen=True, slots=True)
