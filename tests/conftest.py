@@ -35,6 +35,11 @@ def unlisted(reasons: list[str], allowed: list[str]) -> list[str]:
     return [reason for reason in reasons if not any(reason.startswith(line) for line in allowed)]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "rule(*ids, source): proves numbered rules of the trainer; see tests/oracle/ledger.py")
+    config.addinivalue_line("markers", "mutant(*ids, of): shows that the check of these rules fails on a bug")
+
+
 _skip_reasons: list[str] = []
 
 

@@ -82,6 +82,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rlhf]:
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm"])
+@pytest.mark.rule("C6", "F1")
 def test_two_processes_learn_what_one_learns(stage: str, undisturbed: Undisturbed, two_processes: Rlhf) -> None:
     one = [line["loss"] for line in undisturbed.rlhf.lines("chain", stage) if "loss" in line]
     two = [line["loss"] for line in two_processes.lines("zero", stage) if "loss" in line]

@@ -93,6 +93,7 @@ def launcher(tmp_path: Path) -> Iterator[Launcher]:
     pytest.param("signal:SIGKILL", 137, "HostOutOfMemory", id="killed"),
     pytest.param("signal:SIGSEGV", 139, "AppError", id="crashed"),
 ])  # fmt: skip
+@pytest.mark.rule("L5")
 def test_exit_code_and_last_words(launcher: Launcher, behaviour: str, code: int, outcome: str) -> None:
     assert launcher.run(behaviour) == (code, launcher.last_words())
     words = launcher.last_words()
@@ -107,11 +108,13 @@ def test_success_hands_on_digest_step_and_metrics(launcher: Launcher) -> None:
     assert (words["step"], words["metrics"]) == (3, {"loss": 0.5})
 
 
+@pytest.mark.rule("L8")
 def test_single_worker_needs_no_torch_in_the_launcher() -> None:
     script = "import sys, rlhf_trainer.launch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
+@pytest.mark.rule("S3")
 def test_workers_are_offline(launcher: Launcher) -> None:
     assert launcher.run("environment", kind="SFT")[0] == 0
     assert (launcher.attempt / "environment").read_text().splitlines() == ["HF_HUB_OFFLINE=1", "OMP_NUM_THREADS=1"]
@@ -152,6 +155,7 @@ def test_grace_period_ends_a_save_that_is_too_slow(launcher: Launcher) -> None:
     assert "grace period" in launcher.last_words()["message"]
 
 
+@pytest.mark.rule("L7")
 def test_silent_worker_is_dumped_and_ended(launcher: Launcher) -> None:
     process = launcher.start("hang:0", deadlines={"startupSeconds": 60, "progressSeconds": 2, "shutdownSeconds": 5})
     _, errors = process.communicate(timeout=60)
@@ -181,15 +185,40 @@ def test_gang_of_two_on_one_node_meets(launcher: Launcher) -> None:
     pytest.param("exit:2", 2, id="a code that nobody chose"),
     pytest.param("signal:SIGKILL", 137, id="killed"),
 ])  # fmt: skip
+@pytest.mark.rule("L1")
 def test_exit_codes_of_a_gang_arrive_unchanged(launcher: Launcher, behaviour: str, code: int) -> None:
     assert launcher.run(behaviour, workers=2)[0] == code
 
 
+@pytest.mark.mutant("L1", of="plain torchrun")
+def test_torchrun_hides_what_a_worker_said(launcher: Launcher) -> None:
+    """The check of the test above, on what most trainers start their workers with."""
+    launcher.run("exit:2")  # writes run.json
+    arguments = ["--run-file", launcher.directory / "run.json", "--workspace", launcher.directory / "volume"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1", "-m", "tests.support.fake_worker"]
+    environment = os.environ | {"FAKE_STAGE": "exit:2", "GLOO_SOCKET_IFNAME": "lo"}
+    ended = subprocess.run([*command, *map(str, arguments)], cwd=REPOSITORY, env=environment, check=False, capture_output=True)
+    assert ended.returncode == 1
+    assert b"exitcode  : 2" in ended.stderr
+
+
+@pytest.mark.rule("L7")
+def test_a_hung_rank_of_a_gang_is_named_with_its_stack(launcher: Launcher) -> None:
+    deadlines = {"startupSeconds": 120, "progressSeconds": 15, "shutdownSeconds": 5}
+    code, words = launcher.run("hang:1", workers=2, deadlines=deadlines)
+    assert code == words["exitCode"] == 78
+    assert "local worker 1 finished nothing" in words["message"]
+    assert "fake_worker.py" in words["message"]
+    assert "in hang" in words["message"]
+
+
+@pytest.mark.rule("L2")
 def test_a_lost_peer_does_not_hide_the_local_cause(launcher: Launcher) -> None:
     code, words = launcher.run("fail:1", workers=2, kind="SFT")
     assert (code, words["rank"]) == (76, 1)
 
 
+@pytest.mark.rule("L3")
 def test_sigterm_to_a_gang_lets_the_first_worker_finish_its_save(launcher: Launcher) -> None:
     """The second worker leaves at once: torch's agent then closes the others, and would not wait for a save of three seconds."""
     process = launcher.start("stop:3", workers=2)
@@ -208,6 +237,15 @@ def test_two_nodes_meet(launcher: Launcher) -> None:
     assert "outputDigest" not in launcher.last_words(1)
 
 
+@pytest.mark.rule("L2")
+def test_a_node_that_lost_its_peer_says_so_and_the_other_one_why(launcher: Launcher) -> None:
+    port = _free_port()
+    nodes = [launcher.start("fail:1", nodes=2, node=node, port=port, kind="SFT") for node in (0, 1)]
+    assert [node.wait(timeout=200) for node in nodes] == [73, 76]
+    assert launcher.last_words(0)["outcome"] == "Communication"
+
+
+@pytest.mark.rule("L6")
 def test_missing_node_is_named(launcher: Launcher) -> None:
     deadlines = {"startupSeconds": 3, "progressSeconds": 60, "shutdownSeconds": 5}
     code, words = launcher.run("meet", nodes=3, port=_free_port(), deadlines=deadlines)

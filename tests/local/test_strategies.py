@@ -48,6 +48,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("F1", "T4", "T6")
 def test_losses_and_gradient_norms_are_those_of_one_worker(seen: dict[str, Any], case: str) -> None:
     """Uneven rows, two micro-batches, a clip below every norm: a mean of means, a missing average or a missing clip shows at once."""
     precision = case.split()[1]
@@ -57,27 +58,32 @@ def test_losses_and_gradient_norms_are_those_of_one_worker(seen: dict[str, Any],
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("T1", "T2", "C5")
 def test_resume_is_exact(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["resumes"]
 
 
 @pytest.mark.parametrize("case", BF16)
+@pytest.mark.mutant("T1", of="masters rebuilt from bf16 weights")
 def test_resume_check_catches_masters_rebuilt_from_weights(seen: dict[str, Any], case: str) -> None:
     """Mutant of rule T1: what `booster.save_model` and `load_model` would do."""
     assert not seen[case]["mutant_resumes"]
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("C6")
 def test_one_plain_worker_goes_on_where_two_stopped(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["shrunk"] < (1e-5 if case.endswith("fp32") else 2e-2)
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("P19")
 def test_a_nan_of_one_worker_changes_no_weight_on_any(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["skipped"]
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("G6")
 def test_export_and_rollout_weights_are_the_whole_model(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["names"]
     assert seen[case]["rollout"]
@@ -89,18 +95,28 @@ def test_size_of_a_checkpoint_is_known_before(seen: dict[str, Any], case: str) -
 
 
 @pytest.mark.parametrize("case", ["gemini bf16", "gemini-offload bf16"])
+@pytest.mark.rule("T3")
 def test_gemini_refuses_a_second_micro_batch(seen: dict[str, Any], case: str) -> None:
     """Rule T3: its accumulation gives other numbers than the full batch."""
     assert seen[case]["refuses"]
 
 
+@pytest.mark.rule("L4")
 def test_a_stop_request_to_one_worker_stops_both_at_one_step(seen: dict[str, Any]) -> None:
     assert seen["preempted"]["stopped_at"] == seen["second"]["preempted"]["stopped_at"] == 3
 
 
+@pytest.mark.rule("C6")
 def test_the_next_attempt_goes_on_from_there_with_the_same_losses(seen: dict[str, Any]) -> None:
     resumed = seen["preempted"]
     assert (resumed["found"], resumed["position"]) == (True, 3)
     whole = [loss for loss, _ in seen["zero2 fp32"]["trajectory"]]
     assert resumed["losses"] == whole[3:]  # same world size: exact
     assert resumed["alone"]["losses"] == pytest.approx(whole[3:], rel=1e-5)  # one plain worker reads the same checkpoint
+
+
+@pytest.mark.rule("H1", "H2")
+@pytest.mark.mutant("H2", of="CUDA hidden")
+def test_the_host_accelerator_comes_without_cuda_only(seen: dict[str, Any]) -> None:
+    assert seen["accelerators"]["with CUDA"] != "HostAccelerator"
+    assert seen["accelerators"]["without"] == "HostAccelerator"

@@ -59,11 +59,13 @@ def check_gae(implementation):
                 close(returns, torch.where(mask.bool(), wanted + v, 0.0), 1e-5)
 
 
+@pytest.mark.rule("P3", source="Schulman et al. 2016, arXiv:1506.02438, eq. 14 and 16; Sutton & Barto 2018, eq. 12.2")
 def test_gae():
     check_gae(gae)
 
 
 @pytest.mark.parametrize(**names(mutants.GAE))
+@pytest.mark.mutant("P3")
 def test_the_check_catches(mutant):
     must_fail(check_gae, mutant)
 
@@ -82,6 +84,7 @@ def padded_rows(draw):
 
 
 @given(padded_rows())
+@pytest.mark.rule("P3")
 def test_any_row_equals_the_sum_over_its_actions_and_garbage_in_pads_changes_nothing(case):
     r, v, mask, gamma, lam = case
     advantages, returns = gae(r, v, mask, gamma, lam)
@@ -94,6 +97,7 @@ def test_any_row_equals_the_sum_over_its_actions_and_garbage_in_pads_changes_not
 
 
 @given(padded_rows(), st.integers(0, 4), st.integers(0, 4))
+@pytest.mark.rule("P3")
 def test_more_padding_on_either_side_changes_nothing(case, left, right):
     r, v, mask, gamma, lam = case
     widen = [torch.nn.functional.pad(x, (left, right)) for x in (r, v, mask)]

@@ -42,16 +42,19 @@ def check_greedy(implementation, architectures=("gpt2", "gemma3")):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.rule("G1", "G5", "P7", source="transformers: generate, four architectures")
 def test_greedy_tokens_are_those_of_hf(name):
     check_greedy(generate, [name])
 
 
 @pytest.mark.parametrize(**names(mutants.GREEDY))
+@pytest.mark.mutant("G1", "G2", "G5", "P7")
 def test_the_greedy_check_catches(mutant):
     must_fail(check_greedy, mutant)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.rule("G2")
 def test_compaction_changes_nothing(name):
     ids, mask = prompts(LENGTHS)
     seeds = torch.arange(len(LENGTHS))
@@ -109,11 +112,13 @@ def check_sampled_logprobs(implementation):
         assert difference < 1e-4, f"{name}: off by {difference}"
 
 
+@pytest.mark.rule("G3", source="transformers: one forward over prompt and answer")
 def test_logprobs_equal_a_teacher_forced_pass():
     check_sampled_logprobs(generate)
 
 
 @pytest.mark.parametrize(**names(mutants.SAMPLED_LOGPROBS))
+@pytest.mark.mutant("G3")
 def test_the_logprob_check_catches(mutant):
     must_fail(check_sampled_logprobs, mutant)
 
@@ -137,11 +142,13 @@ def check_seeds(implementation):
     assert not torch.equal(other.tokens[:, :2], whole.tokens[:, :2])
 
 
+@pytest.mark.rule("P14", "G2")
 def test_a_row_draws_by_its_own_seed():
     check_seeds(generate)
 
 
 @pytest.mark.parametrize(**names(mutants.SEEDS))
+@pytest.mark.mutant("P14")
 def test_the_seed_check_catches(mutant):
     must_fail(check_seeds, mutant)
 
@@ -174,11 +181,13 @@ def check_stops(implementation):
         assert (found.logprobs[row, length:] == 0).all()
 
 
+@pytest.mark.rule("P8")
 def test_the_first_stop_token_ends_an_answer_and_belongs_to_it():
     check_stops(generate)
 
 
 @pytest.mark.parametrize(**names(mutants.STOPS))
+@pytest.mark.mutant("P8")
 def test_the_stop_check_catches(mutant):
     must_fail(check_stops, mutant)
 
@@ -216,15 +225,18 @@ def check_choose(implementation):
         torch.testing.assert_close(lp.double(), exact[tokens].log(), rtol=0, atol=1e-5)
 
 
+@pytest.mark.rule("P5", "G3", source="chi-square; Holtzman et al. 2020, arXiv:1904.09751")
 def test_draws_follow_the_distribution():
     check_choose(choose)
 
 
 @pytest.mark.parametrize(**names(mutants.CHOOSE))
+@pytest.mark.mutant("P5", "G3")
 def test_the_draw_check_catches(mutant):
     must_fail(check_choose, mutant)
 
 
+@pytest.mark.rule("G3")
 def test_answers_follow_the_distribution_of_the_model():
     """First tokens of 4000 answers to one prompt, through the whole generator, against its logits."""
     ids, mask = prompts([5])

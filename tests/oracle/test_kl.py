@@ -28,11 +28,13 @@ def check_estimate(estimate):
     assert (estimate(policy, reference, "k3") >= 0).all()
 
 
+@pytest.mark.rule("P12", source="Schulman 2020, Approximating KL Divergence")
 def test_estimate():
     check_estimate(kl.estimate)
 
 
 @pytest.mark.parametrize(**names(mutants.ESTIMATE))
+@pytest.mark.mutant("P12")
 def test_the_estimate_check_catches(mutant):
     must_fail(check_estimate, mutant)
 
@@ -66,10 +68,12 @@ def check_adaptive_kl(controller_class):
         assert math.isclose(resumed.update(measured, num_samples), controller.update(measured, num_samples), rel_tol=1e-12)
 
 
+@pytest.mark.rule("P13", source="Ziegler et al. 2019, arXiv:1909.08593, section 2.2")
 def test_adaptive_kl():
     check_adaptive_kl(kl.AdaptiveKL)
 
 
 @pytest.mark.parametrize(**names(mutants.ADAPTIVE_KL))
+@pytest.mark.mutant("P13")
 def test_the_controller_check_catches(mutant):
     must_fail(check_adaptive_kl, mutant)

@@ -37,11 +37,13 @@ def check_token_logprobs(implementation):
             close(our_weight.grad, weight.grad, 2e-6)
 
 
+@pytest.mark.rule("G9", "P5", "P20", source="torch: log_softmax and gather")
 def test_token_logprobs():
     check_token_logprobs(token_logprobs)
 
 
 @pytest.mark.parametrize(**names(mutants_of_rollout.TOKEN_LOGPROBS))
+@pytest.mark.mutant("G9", "P5", "P20")
 def test_the_check_catches(mutant):
     must_fail(check_token_logprobs, mutant)
 
@@ -116,16 +118,19 @@ def check_lm_loss(lm_loss):
         close(ours.grad, theirs.grad, 1e-6)
 
 
+@pytest.mark.rule("F1", source="transformers: loss with num_items_in_batch")
 def test_lm_loss():
     check_lm_loss(losses.lm_loss)
 
 
 @pytest.mark.parametrize(**names(mutants.LM_LOSS))
+@pytest.mark.mutant("F1")
 def test_the_lm_check_catches(mutant):
     must_fail(check_lm_loss, mutant)
 
 
 @pytest.mark.parametrize("chunk", [*CHUNKS, None])
+@pytest.mark.rule("G9", source="torch: log_softmax and gather")
 def test_lm_loss_of_hidden_states_equals_that_of_logits(chunk):
     _, labels = a_labelled_batch()
     hidden, weight = noise(4, 6, 8).requires_grad_(), noise(VOCAB, 8, seed=1).requires_grad_()

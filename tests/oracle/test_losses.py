@@ -93,29 +93,35 @@ def check_pairwise_loss(pairwise_loss):
     close(extreme.grad, torch.tensor([0.0, -0.5]))
 
 
+@pytest.mark.rule("P11", source="Schulman et al. 2017, arXiv:1707.06347, eq. 7; Ye et al. 2020, arXiv:1912.09729, eq. 5")
 def test_policy_loss():
     check_policy_loss(losses.policy_loss)
 
 
 @pytest.mark.parametrize(**names(mutants.POLICY_LOSS))
+@pytest.mark.mutant("P11")
 def test_the_policy_check_catches(mutant):
     must_fail(check_policy_loss, mutant)
 
 
+@pytest.mark.rule("P11", source="Huang et al. 2022, The 37 implementation details of PPO, detail 9")
 def test_value_loss():
     check_value_loss(losses.value_loss)
 
 
 @pytest.mark.parametrize(**names(mutants.VALUE_LOSS))
+@pytest.mark.mutant("P11")
 def test_the_value_check_catches(mutant):
     must_fail(check_value_loss, mutant)
 
 
+@pytest.mark.rule("R3", source="Ouyang et al. 2022, arXiv:2203.02155, eq. 1")
 def test_pairwise_loss():
     check_pairwise_loss(losses.pairwise_loss)
 
 
 @pytest.mark.parametrize(**names(mutants.PAIRWISE_LOSS))
+@pytest.mark.mutant("R3")
 def test_the_pairwise_check_catches(mutant):
     must_fail(check_pairwise_loss, mutant)
 
@@ -137,6 +143,7 @@ def test_garbage_in_padding_reaches_neither_loss_nor_gradient(aggregate):
 
 
 @pytest.mark.parametrize("aggregate", ["token", "sequence"])
+@pytest.mark.rule("F1", "P15")
 def test_micro_batches_add_up_to_the_minibatch(aggregate):
     mask, old, adv = a_mask(), noise(5, 7), noise(5, 7, seed=1)
     lp = old + noise(5, 7, seed=2)
@@ -157,6 +164,7 @@ def test_policy_statistics():
     assert stats["approx_kl"].item() == pytest.approx((0.5 - math.log(1.5) + -0.5 - math.log(0.5)) / 3)
 
 
+@pytest.mark.rule("P5")
 def test_an_unchanged_policy_has_a_ratio_of_one():
     lp = noise(5, 7)
     loss, stats = losses.policy_loss(lp, lp.clone(), noise(5, 7, seed=1), a_mask(), 0.2, 0.2)

@@ -73,10 +73,12 @@ def check_packing(make: Pack) -> None:
                     close(after[b, here], before[b, here], 1e-5)
 
 
+@pytest.mark.rule("D7", source="transformers: four architectures, every row alone")
 def test_packed_rows_are_what_they_are_alone() -> None:
     check_packing(pack_conversations)
 
 
 @pytest.mark.parametrize(**names(mutants_of_data.PACKING))
+@pytest.mark.mutant("D7")
 def test_packing_catches(mutant: Pack) -> None:
     must_fail(check_packing, mutant)

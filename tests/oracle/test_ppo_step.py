@@ -163,6 +163,16 @@ def check_ppo_step(_: Any = None) -> None:
         assert (found - expected).norm() < 2e-4 * expected.norm()
 
 
+@pytest.mark.rule(
+    "P1",
+    "P2",
+    "P3",
+    "P4",
+    "P5",
+    "P7",
+    "P11",
+    source="Ziegler et al. 2019, arXiv:1909.08593, eq. 2; Schulman et al. 2017, arXiv:1707.06347, eq. 7",
+)
 def test_a_ppo_step():
     assert {int(batch.has_stop.sum()) < len(batch.rows) for batch in a_rollout()} == {True, False}, "both kinds of ending take part"
     check_ppo_step()
@@ -180,6 +190,7 @@ MUTANTS = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.mutant("P2", "P5", "P7")
 def test_the_step_check_catches(name, monkeypatch):
     where, mutant = MUTANTS[name]
     monkeypatch.setattr(experience, where, mutant(getattr(experience, where)))
@@ -202,6 +213,7 @@ class _Rewards:
         return getattr(rewards, name)
 
 
+@pytest.mark.rule("P5")
 def test_the_first_minibatch_has_a_ratio_of_exactly_one():
     for batch in a_rollout():
         found, _ = experience.log_probs(_models().policy, batch, TEMPERATURE)
@@ -210,11 +222,13 @@ def test_the_first_minibatch_has_a_ratio_of_exactly_one():
         assert abs(stats["approx_kl"]) < 1e-8
 
 
+@pytest.mark.rule("P2")
 def test_values_at_rollout_are_the_values_of_the_update():
     for batch in a_rollout():
         assert torch.equal(experience.values(_models().critic, batch).detach(), batch.values)
 
 
+@pytest.mark.rule("P9")
 def test_the_reference_of_a_fresh_policy_has_no_kl():
     batch = a_rollout(size=4)[0]
     with torch.no_grad():
@@ -222,6 +236,7 @@ def test_the_reference_of_a_fresh_policy_has_no_kl():
     assert torch.equal(same, batch.old_log_probs)
 
 
+@pytest.mark.rule("P11", "P15")
 def test_the_size_of_micro_batches_changes_no_loss():
     for found, wanted in zip(losses_of(a_rollout(size=1)), losses_of(a_rollout(size=4)), strict=True):
         close(found, wanted.detach(), 1e-5)

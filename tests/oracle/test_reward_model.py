@@ -66,15 +66,18 @@ def check_padding_invariance(read):
         close(scores(model, texts()[2:3], "right", 5, read), alone[2:3], 1e-5)
 
 
+@pytest.mark.rule("R1", source="transformers: ForSequenceClassification, one row alone")
 def test_neither_padding_nor_batch_mates_change_a_score():
     check_padding_invariance(by_mask)
 
 
 @pytest.mark.parametrize("mutant", [by_pad_id, last_column])
+@pytest.mark.mutant("R1")
 def test_the_padding_check_catches(mutant):
     must_fail(check_padding_invariance, mutant)
 
 
+@pytest.mark.rule("R2", "O3", source="transformers: AutoModelForSequenceClassification")
 def test_the_head_is_where_transformers_looks_for_it(tmp_path):
     from transformers import AutoModelForSequenceClassification
 
@@ -87,6 +90,7 @@ def test_the_head_is_where_transformers_looks_for_it(tmp_path):
         close(again(input_ids=row).logits[:, 0], model(row, torch.ones_like(row), position_ids(torch.ones_like(row)))[:, -1], 1e-6)
 
 
+@pytest.mark.rule("R2", source="Stiennon et al. 2020, arXiv:2009.01325, appendix B.1")
 def test_a_fresh_head_has_the_deviation_of_stiennon():
     model = score_model()
     model.hf.score.weight = torch.nn.Parameter(torch.empty(1, 40_000))

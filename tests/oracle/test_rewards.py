@@ -35,11 +35,13 @@ def check_token_rewards(token_rewards):
             close(found, straight_line(scores, lp, ref, mask, 0.3, estimator), 1e-5)
 
 
+@pytest.mark.rule("P1", "P12", source="Ziegler et al. 2019, arXiv:1909.08593, eq. 2")
 def test_token_rewards():
     check_token_rewards(rewards.token_rewards)
 
 
 @pytest.mark.parametrize(**names(mutants.TOKEN_REWARDS))
+@pytest.mark.mutant("P1", "P12")
 def test_the_check_catches(mutant):
     must_fail(check_token_rewards, mutant)
 

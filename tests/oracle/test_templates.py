@@ -52,6 +52,7 @@ def test_templates_render_as_in_transformers(ours: ModelTokenizer, theirs: Any, 
 
 
 @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
+@pytest.mark.rule("D2", source="transformers: apply_chat_template")
 def test_tokens_are_those_of_transformers(model: Path, theirs: Any, chat: list[Message]) -> None:
     plain = load_tokenizer(model)
     text = plain.template("auto").render(chat)

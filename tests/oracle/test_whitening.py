@@ -21,11 +21,13 @@ def check_whiten(implementation):
         close(implementation(x, mask, shift_mean=False), torch.where(mask.bool(), wanted + mean, 0.0), 1e-5)
 
 
+@pytest.mark.rule("P4", source="Huang et al. 2024, arXiv:2403.17031, section 3")
 def test_whiten():
     check_whiten(whiten)
 
 
 @pytest.mark.parametrize(**names(mutants.WHITEN))
+@pytest.mark.mutant("P4")
 def test_the_check_catches(mutant):
     must_fail(check_whiten, mutant)
 
@@ -44,6 +46,7 @@ def test_equal_elements_stay_finite():
     assert whiten(torch.full((2, 3), 4.0), torch.ones(2, 3)).abs().max() == 0
 
 
+@pytest.mark.rule("P4", "P20")
 def test_two_ranks_count_as_one():
     mask, x = a_mask(b=6), noise(6, 7) + torch.arange(6)[:, None]
     scores = [noise(5, seed=3) * 4 + 1, noise(8, seed=4)]

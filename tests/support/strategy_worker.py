@@ -218,11 +218,31 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+def host_accelerator() -> dict[str, str]:
+    """Who is Colossal-AI's accelerator after `activate`: with CUDA in sight (which is a lie here), then without."""
+    from colossalai.accelerator import get_accelerator
+
+    from rlhf_trainer.strategy import host
+
+    found, is_available = {}, torch.cuda.is_available
+    for name, answer in (("with CUDA", True), ("without", False)):
+        torch.cuda.is_available = lambda answer=answer: answer  # type: ignore[misc]
+        try:
+            host.activate()
+            found[name] = type(get_accelerator()).__name__
+        finally:
+            torch.cuda.is_available = is_available
+    return found
+
+
 def main(directory: Path) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    seen: dict[str, Any] = {f"plain {precision}": plain_trajectory(directory, precision) for precision in ("fp32", "bf16")}
+    accelerators = host_accelerator()
+    seen: dict[str, Any] = {"accelerators": accelerators} | {
+        f"plain {precision}": plain_trajectory(directory, precision) for precision in ("fp32", "bf16")
+    }
     for name, precision in CASES:
         seen[f"{name} {precision}"] = examine(directory, name, precision, rank, world_size)
     seen["preempted"] = preempt(directory, rank, world_size)

@@ -84,11 +84,13 @@ def unsafe_in(source: str) -> set[str]:
     return (set(calls(tree)) & UNSAFE_CALLS) | ({module.split(".")[0] for module in imports(tree)} & UNSAFE_MODULES)
 
 
+@pytest.mark.rule("S4", "T5")
 def test_nothing_is_ever_unpickled_or_evaluated() -> None:
     assert offenders(lambda text: not unsafe_in(text)) == []
 
 
 @pytest.mark.parametrize("source", ["import pickle", "from joblib import load", "torch.load('w.bin')", "eval('1')"])
+@pytest.mark.mutant("S4", of="calls of pickle, torch.load, eval and exec")
 def test_the_lint_for_unsafe_loading_sees(source: str) -> None:
     assert unsafe_in(source)
 

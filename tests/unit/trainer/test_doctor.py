@@ -10,6 +10,7 @@ from rlhf_trainer import doctor, memory
 @pytest.mark.parametrize(("installed", "is_fine"), [
     ("2.11.0", True), ("2.11.3+cu130", True), ("2.10.9", False), ("2.12.0", False),
 ])  # fmt: skip
+@pytest.mark.rule("S2")
 def test_pins_are_compared_as_numbers(monkeypatch: pytest.MonkeyPatch, installed: str, is_fine: bool) -> None:
     monkeypatch.setattr(doctor, "version", lambda _: installed)
     finding = doctor.check_pin("torch", (2, 11), (2, 12))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -117,6 +118,7 @@ def finish(stage: Stage) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("killed_after", range(4, TOTAL + 1))
+@pytest.mark.rule("C1", "C5", "F4")
 def test_resume_after_a_kill_at_any_step_is_exact(tmp_path: Path, killed_after: int) -> None:
     expected = finish(first(tmp_path / "whole"))
     killed = first(tmp_path)
@@ -130,6 +132,7 @@ def test_resume_after_a_kill_at_any_step_is_exact(tmp_path: Path, killed_after: 
     assert all(torch.equal(mine, other) for mine, other in zip(finish(resumed), expected, strict=True))
 
 
+@pytest.mark.rule("C3", "C4")
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     stage = first(tmp_path)
     for _ in range(8):
@@ -141,6 +144,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert resumed.loop.step == 4
 
 
+@pytest.mark.rule("C4")
 def test_a_corrupt_checkpoint_is_an_event_and_the_older_one_is_used(tmp_path: Path) -> None:
     stage = first(tmp_path)
     finish(stage)
@@ -162,6 +166,7 @@ def test_without_any_checkpoint_it_starts_anew_and_says_so(tmp_path: Path) -> No
     assert "NoCheckpoint" in (stage.run.directory / "events.jsonl").read_text()
 
 
+@pytest.mark.rule("F4", "C8")
 def test_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
     stage = first(tmp_path)
     finish(stage)
@@ -170,6 +175,7 @@ def test_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
     assert stage.loop.last_checkpoint.step == stage.run.latest.checkpoint.step == 12  # type: ignore[union-attr]
 
 
+@pytest.mark.rule("F4")
 def test_saves_by_seconds_when_those_are_over_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(a_run(tmp_path, checkpoint={"everySteps": None, "everySeconds": 10, "keep": 9}))
     clock = [stage.loop._saved_at]
@@ -181,6 +187,7 @@ def test_saves_by_seconds_when_those_are_over_first(tmp_path: Path, monkeypatch:
     assert saved_steps(stage.run) == [3, 6]
 
 
+@pytest.mark.rule("C7")
 def test_stop_request_saves_and_ends_preempted(tmp_path: Path) -> None:
     stage = first(tmp_path)
     for _ in range(5):
@@ -201,6 +208,7 @@ def test_stop_request_in_the_last_step_lets_the_stage_finish(tmp_path: Path) -> 
     stage.loop.finish()
 
 
+@pytest.mark.rule("P19")
 def test_three_non_finite_steps_in_a_row_diverge(tmp_path: Path) -> None:
     stage = first(tmp_path)
     stage.step(poison=math.nan)
@@ -215,6 +223,7 @@ def test_three_non_finite_steps_in_a_row_diverge(tmp_path: Path) -> None:
     assert (stage.run.directory / "events.jsonl").read_text().count("StepSkipped") == 5
 
 
+@pytest.mark.rule("C10")
 def test_missing_steps_are_never_a_success(tmp_path: Path) -> None:
     stage = first(tmp_path)
     stage.step()
@@ -249,6 +258,7 @@ class Two:
         return max(flag, 2)
 
 
+@pytest.mark.rule("C6")
 def test_another_world_size_reseeds_and_says_so(tmp_path: Path) -> None:
     stage = first(tmp_path)
     for _ in range(4):
@@ -261,6 +271,7 @@ def test_another_world_size_reseeds_and_says_so(tmp_path: Path) -> None:
     assert "WorldSizeChanged" in (stage.run.directory / "events.jsonl").read_text()
 
 
+@pytest.mark.rule("C1", "T8")
 def test_state_names_what_it_ran_on(tmp_path: Path) -> None:
     stage = first(tmp_path)
     finish(stage)
@@ -270,3 +281,46 @@ def test_state_names_what_it_ran_on(tmp_path: Path) -> None:
     state = json.loads((stage.run.checkpoints / "12" / "state.json").read_text())
     assert state["environment"] == environment
     assert state["models"] == {"model": {"numUpdates": 12, "numApplied": 12}}
+
+
+class Asked(Two):
+    """A gang in which another worker was asked to stop: its flag is 2 (and it has two micro-batches, as this one)."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, value]
+
+    def barrier(self) -> None:
+        """The other one has come."""
+
+
+@pytest.mark.rule("L4")
+def test_a_peer_that_was_asked_to_stop_stops_this_worker_too(tmp_path: Path) -> None:
+    stage = first(tmp_path)
+    stage.step()
+    stage.loop.strategy.world = Asked()  # type: ignore[misc]
+    with pytest.raises(Preempted, match="step 2"):
+        stage.step()
+    assert saved_steps(stage.run) == [2]
+
+
+@pytest.mark.rule("C7")
+def test_a_save_that_outlasts_the_grace_period_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = first(tmp_path, deadlines={"startupSeconds": 60, "progressSeconds": 120, "shutdownSeconds": 5})
+    clock = itertools.count(0.0, 4.0)
+    monkeypatch.setattr("rlhf_trainer.loop.time.monotonic", lambda: next(clock))
+    for _ in range(4):
+        stage.step()
+    stage.loop._writer.wait()
+    monkeypatch.undo()
+    assert "SlowCheckpoint" not in _events(stage)  # 4 s of 5
+    clock = itertools.count(0.0, 6.0)
+    monkeypatch.setattr("rlhf_trainer.loop.time.monotonic", lambda: next(clock))
+    for _ in range(4):
+        stage.step()
+    stage.loop._writer.wait()
+    assert "saving took 6 s, a stop on request leaves 5 s" in _events(stage)
+
+
+def _events(stage: Stage) -> str:
+    path = stage.run.directory / "events.jsonl"
+    return path.read_text() if path.is_file() else ""

@@ -12,11 +12,13 @@ def rates(kind: str, total: int = 20, warmup: float = 0.2, least: float = 0.1) -
     return [schedule.rate(step) for step in range(3 * total)]
 
 
+@pytest.mark.rule("F3")
 def test_warmup_climbs_to_the_peak_in_equal_steps() -> None:
     assert rates("cosine")[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
 
 
 @pytest.mark.parametrize("kind", ["cosine", "linear"])
+@pytest.mark.rule("F3", source="Loshchilov & Hutter 2017, arXiv:1608.03983")
 def test_falls_to_the_minimum_at_the_last_step_and_stays(kind: str) -> None:
     values = rates(kind)
     assert all(later <= earlier for earlier, later in itertools.pairwise(values[4:]))

@@ -34,6 +34,7 @@ def ids_of(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return np.array(values, dtype=np.int32)
 
 
+@pytest.mark.rule("D5")
 def test_rows_are_padded_on_the_right() -> None:
     batch = pad_conversations([a_row(4, num_labels=2), a_row(2)], PAD)
     assert batch.input_ids.tolist() == [[10, 11, 12, PAD], [10, PAD, PAD, PAD]]
@@ -42,6 +43,7 @@ def test_rows_are_padded_on_the_right() -> None:
     assert batch.num_labels == 3
 
 
+@pytest.mark.rule("D7")
 def test_segments_restart_their_positions_and_see_only_themselves() -> None:
     rows = [a_row(3), a_row(2)]
     batch = pack_conversations(rows, [[0, 1]], PAD, width=6)
@@ -65,6 +67,7 @@ def test_the_first_token_of_a_segment_has_no_label() -> None:
 
 
 @given(lengths=st.lists(st.integers(2, 12), min_size=1, max_size=12))
+@pytest.mark.rule("D7")
 def test_packing_keeps_every_token_and_label(lengths: list[int]) -> None:
     rows = [a_row(length) for length in lengths]
     packed = pack_conversations(rows, pack(lengths, 16), PAD, width=16)
@@ -81,6 +84,7 @@ def test_block_diagonal_is_the_docstring_example() -> None:
     assert block_diagonal(torch.tensor([[0, 0, 1]])).int().tolist() == [[[[1, 0, 0], [1, 1, 0], [0, 0, 1]]]]
 
 
+@pytest.mark.rule("R4")
 def test_pairs_are_one_batch_chosen_first() -> None:
     rows = [
         PreferenceRow("a", ids_of(5), ids_of(5, 6, 2), ids_of(5, 2), "web", 0.5, "en"),

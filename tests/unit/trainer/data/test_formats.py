@@ -108,6 +108,7 @@ def test_a_row_id_is_the_given_one_or_the_hash_of_the_row() -> None:
         pytest.param(Malformed("'{' must be one JSON object"), "'{' must be one JSON object", id="a line that is not JSON"),
     ],
 )
+@pytest.mark.rule("D1")
 def test_a_malformed_row_is_named(row: Any, message: str) -> None:
     assert problem(row).startswith(f"chat.jsonl:1: {message}")
 
@@ -130,6 +131,7 @@ def test_a_malformed_row_is_named(row: Any, message: str) -> None:
         ),
     ],
 )
+@pytest.mark.rule("D1", "R7")
 def test_a_malformed_pair_is_named(row: Any, message: str) -> None:
     assert message in problem(row, purpose="preference")
 

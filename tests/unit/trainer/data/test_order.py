@@ -1,7 +1,7 @@
 """Rule D8: one order for the whole gang, windows that do not cross epochs, a cursor without the world size."""
 
 import json
-from itertools import chain
+from itertools import chain, zip_longest
 
 import numpy as np
 import pytest
@@ -32,11 +32,13 @@ def test_the_order_never_changes_between_versions() -> None:
     assert order(42, 0, 8).tolist() == [7, 1, 6, 4, 3, 5, 0, 2]
 
 
+@pytest.mark.rule("D8")
 def test_epochs_and_seeds_differ() -> None:
     assert len({tuple(order(seed, epoch, 30)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
 @given(n=sizes, global_batch=sizes, num_epochs=st.integers(1, 3))
+@pytest.mark.rule("D8")
 def test_every_epoch_uses_every_row_once_in_windows_of_one_size(n: int, global_batch: int, num_epochs: int) -> None:
     cursor = Cursor(7, n, global_batch, num_epochs)
     found = windows(cursor)
@@ -49,6 +51,7 @@ def test_every_epoch_uses_every_row_once_in_windows_of_one_size(n: int, global_b
 
 
 @given(n=sizes, global_batch=sizes, stop=st.integers(0, 80))
+@pytest.mark.rule("D8")
 def test_a_restored_cursor_goes_on_where_the_first_one_stopped(n: int, global_batch: int, stop: int) -> None:
     whole = windows(Cursor(3, n, global_batch, 2))
     first = Cursor(3, n, global_batch, 2)
@@ -64,6 +67,7 @@ def test_a_cursor_without_an_end_never_stops() -> None:
 
 
 @given(n=sizes, world_size=st.integers(1, 8))
+@pytest.mark.rule("D8")
 def test_workers_share_a_window_without_loss_or_overlap(n: int, world_size: int) -> None:
     ids = order(1, 0, n)
     shares = [rank_share(ids, rank, world_size) for rank in range(world_size)]
@@ -95,3 +99,29 @@ def test_no_rows_is_a_data_error() -> None:
 def test_a_batch_has_at_least_one_row() -> None:
     with pytest.raises(ValueError, match="global_batch is 0"):
         Cursor(1, 4, 0, 1)
+
+
+@given(
+    n=sizes,
+    global_batch=sizes,
+    attempts=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3), st.integers(1, 5)), max_size=8),
+)
+@pytest.mark.rule("D8", "C6")
+def test_kills_and_other_numbers_of_workers_change_neither_rows_nor_their_order(
+    n: int, global_batch: int, attempts: list[tuple[int, int, int]]
+) -> None:
+    """Each attempt takes some steps on some workers; the last steps of it are lost, because no checkpoint had them yet."""
+    whole = windows(Cursor(5, n, global_batch, 2))
+    kept: list[tuple[int, list[int]]] = []
+    state = Cursor(5, n, global_batch, 2).state()
+    for num_steps, num_lost, world_size in [*attempts, (10**6, 0, 1)]:
+        cursor = Cursor(5, n, global_batch, 2)
+        cursor.restore(json.loads(json.dumps(state)))
+        seen, states = [], [state]
+        while len(seen) < num_steps and (window := cursor.next()) is not None:
+            shares = [rank_share(window[1], rank, world_size).tolist() for rank in range(world_size)]
+            seen.append((window[0], [row for group in zip_longest(*shares) for row in group if row is not None]))
+            states.append(cursor.state())
+        num_kept = max(0, len(seen) - num_lost)
+        kept, state = kept + seen[:num_kept], states[num_kept]
+    assert kept == whole

@@ -13,6 +13,7 @@ lengths = st.lists(st.integers(1, 40), max_size=80)
 
 
 @given(lengths=lengths, max_length=st.integers(40, 100))
+@pytest.mark.rule("D7", source="Johnson 1973, first-fit decreasing")
 def test_every_row_is_in_one_bin_that_holds_it(lengths: list[int], max_length: int) -> None:
     bins = pack(lengths, max_length)
     assert sorted(chain.from_iterable(bins)) == list(range(len(lengths)))
@@ -35,6 +36,7 @@ def test_a_row_longer_than_a_bin_is_an_error_of_the_caller() -> None:
         pack([3, 9], 8)
 
 
+@pytest.mark.rule("D7")
 def test_waste_stays_below_a_twentieth_on_a_window_of_short_rows() -> None:
     rng = random.Random(0)
     lengths = [rng.randint(10, 300) for _ in range(256)]

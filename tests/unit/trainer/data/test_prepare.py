@@ -74,6 +74,7 @@ def refused(run: Run, error: type[StageError]) -> str:
     return f"{caught.value.message} | {caught.value.hint}"
 
 
+@pytest.mark.rule("O9")
 def test_the_sample_data_is_prepared(tmp_path: Path) -> None:
     run = a_prepare(
         tmp_path,
@@ -116,6 +117,7 @@ def test_a_later_attempt_finds_everything_finished(tmp_path: Path, monkeypatch: 
         pytest.param({"overlong": "truncate"}, id="another treatment of long rows"),
     ],
 )
+@pytest.mark.rule("D9")
 def test_other_settings_are_another_dataset(tmp_path: Path, change: dict[str, Any]) -> None:
     uri = write_rows(tmp_path, GOOD)
     paths = set()
@@ -135,6 +137,7 @@ def test_without_a_test_split_the_evaluation_rows_are_held_out(tmp_path: Path) -
     assert not set(data.eval.column("row_id")) & set(data.train.column("row_id"))
 
 
+@pytest.mark.rule("D10")
 def test_the_evaluation_split_follows_the_row_and_not_its_place(tmp_path: Path) -> None:
     for name, rows in (("a", GOOD), ("b", [*GOOD[::-1], {"instruction": "new", "output": "x"}])):
         run = a_prepare(tmp_path / name, a_request(write_rows(tmp_path / name, rows), evalFraction=0.2))
@@ -184,10 +187,12 @@ def test_statistics_count_duplicates_and_what_was_dropped(tmp_path: Path, caplog
         pytest.param([{"messages": [{"role": "user", "content": "q"}]}] * 3, DataError, "noAnswer: 3", id="no answers at all"),
     ],
 )
+@pytest.mark.rule("D6")
 def test_rows_that_cannot_be_used_end_the_stage(tmp_path: Path, rows: list[Any], error: type[StageError], message: str) -> None:
     assert message in refused(a_prepare(tmp_path, a_request(write_rows(tmp_path, rows))), error)
 
 
+@pytest.mark.rule("D4")
 def test_answers_that_are_all_cut_teach_no_end(tmp_path: Path) -> None:
     uri = write_rows(tmp_path, [{"instruction": "q", "output": "x" * 300}] * 3)
     message = refused(a_prepare(tmp_path, a_request(uri, overlong="truncate")), DataError)

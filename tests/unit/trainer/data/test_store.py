@@ -64,6 +64,7 @@ def test_a_split_is_a_sequence(tmp_path: Path) -> None:
         rows[4]
 
 
+@pytest.mark.rule("D9")
 def test_a_changed_file_is_refused(tmp_path: Path) -> None:
     digest = write(tmp_path / "d", conversations(2))
     file = tmp_path / "d" / "train.json"

@@ -56,6 +56,7 @@ def labelled(tokenizer: ModelTokenizer, row: ConversationRow) -> str:
 
 
 @pytest.mark.parametrize("name", NAMED)
+@pytest.mark.rule("D3")
 def test_labels_are_the_answers_and_their_end_tokens_in_fifty_random_chats(tokenizer: ModelTokenizer, name: str) -> None:
     template, rng = tokenizer.template(name), random.Random(name)
     chats = [a_chat(*rng.choices(CONTENTS, k=2 * rng.randint(1, 4)), row_id=str(i)) for i in range(50)]
@@ -66,6 +67,7 @@ def test_labels_are_the_answers_and_their_end_tokens_in_fifty_random_chats(token
 
 
 @pytest.mark.parametrize("name", NAMED)
+@pytest.mark.rule("D2")
 def test_a_row_has_exactly_one_bos_although_the_tokenizer_would_add_another(tokenizer: ModelTokenizer, name: str) -> None:
     [row] = tokenised(tokenizer, tokenizer.template(name), a_chat("q", "a", "q", "a"))
     assert isinstance(row, ConversationRow)
@@ -96,6 +98,7 @@ def test_loss_on_all_learns_the_questions_too(tokenizer: ModelTokenizer) -> None
     assert row.loss_mask.all()
 
 
+@pytest.mark.rule("D3", "D5")
 def test_an_eos_inside_a_question_has_no_label_and_ends_nothing(tokenizer: ModelTokenizer) -> None:
     [row] = tokenised(tokenizer, tokenizer.template("chatml"), a_chat("a </s> b", "seven"))
     assert isinstance(row, ConversationRow)
@@ -103,6 +106,7 @@ def test_an_eos_inside_a_question_has_no_label_and_ends_nothing(tokenizer: Model
     assert 2 in row.input_ids
 
 
+@pytest.mark.rule("D6")
 def test_too_long_rows_are_dropped_with_their_length(tokenizer: ModelTokenizer) -> None:
     short, long = a_chat("q", "a"), a_chat("q", "7" * 100, row_id="2")
     first, second = tokenised(tokenizer, tokenizer.template("plain"), short, long, max_length=60)
@@ -111,6 +115,7 @@ def test_too_long_rows_are_dropped_with_their_length(tokenizer: ModelTokenizer) 
     assert (second.reason, second.num_tokens > 100) == ("tooLong", True)
 
 
+@pytest.mark.rule("D6")
 def test_a_cut_answer_has_no_end_token(tokenizer: ModelTokenizer) -> None:
     [row] = tokenised(tokenizer, tokenizer.template("plain"), a_chat("q", "7" * 100), max_length=60, overlong="truncate")
     assert isinstance(row, ConversationRow)
@@ -152,12 +157,14 @@ def test_both_answers_of_a_pair_follow_the_same_prompt(tokenizer: ModelTokenizer
         pytest.param(a_pair("a", "b", "7" * 100), "truncate", "tooLong", id="a prompt that leaves no room for an answer"),
     ],
 )
+@pytest.mark.rule("R7", "D6")
 def test_pairs_that_cannot_be_used_are_dropped(tokenizer: ModelTokenizer, pair: Example, overlong: str, reason: str) -> None:
     [row] = tokenised(tokenizer, tokenizer.template("plain"), pair, purpose="preference", max_length=60, overlong=overlong)
     assert isinstance(row, Dropped)
     assert row.reason == reason
 
 
+@pytest.mark.rule("R7")
 def test_a_pair_that_the_template_makes_equal_is_dropped(tokenizer: ModelTokenizer) -> None:
     stripping = Template(NAMED["plain"].replace("message['content']", "message['content'] | trim"), "<s>", "</s>", ("<s>", "</s>"))
     [row] = tokenised(tokenizer, stripping, a_pair("a", " a "), purpose="preference")
@@ -200,6 +207,7 @@ def test_a_token_belongs_to_the_span_of_its_first_character() -> None:
     assert inside(np.array([0, 3]), []).tolist() == [0, 0]
 
 
+@pytest.mark.rule("D4")
 def test_stop_ids_are_the_end_of_a_turn_and_the_eos(tokenizer: ModelTokenizer, tmp_path: Path) -> None:
     assert tokenizer.stop_ids(tokenizer.template("plain")) == (2,)
     assert tokenizer.stop_ids(tokenizer.template("chatml")) == (2, tokenizer.tokenizer.token_to_id("<|im_end|>"))

@@ -49,6 +49,7 @@ def test_everything_that_prepare_needs_is_read(model: Path) -> None:
         ),
     ],
 )
+@pytest.mark.rule("F5")
 def test_a_model_that_cannot_be_used_is_refused(
     model: Path, broken: Callable[[Path], object], error: type[StageError], message: str
 ) -> None:

@@ -37,6 +37,7 @@ def ended(
     pytest.param({0: 2}, {}, 2, 0, id="a code without a report arrives unchanged"),
     pytest.param({0: 71}, {0: 70}, 71, 0, id="a report that does not match the code is not believed"),
 ])  # fmt: skip
+@pytest.mark.rule("L2")
 def test_who_is_to_blame(tmp_path: Path, codes: dict[int, int], said: dict[int, int], code: int, rank: int) -> None:
     ending = ended(tmp_path, codes, said=said)
     assert (ending.exit_code, ending.rank) == (code, rank)
@@ -54,6 +55,7 @@ def test_signals_after_a_stop_request_are_preemption(tmp_path: Path) -> None:
     assert ended(tmp_path, {0: -signal.SIGTERM}).exit_code == 143
 
 
+@pytest.mark.rule("L5")
 def test_message_opens_with_the_host_and_fits(tmp_path: Path) -> None:
     ending = LastWords(exit_code=70, message="错误 " * 5000, hint="h" * 5000, rank=3, step=9, metrics={"loss": 1.0})
     content = launch_ending.message_of(ending)

@@ -13,6 +13,7 @@ from tests.support.runs import run_wire
 CONFIG = RunConfig.from_wire(run_wire())
 
 
+@pytest.mark.rule("L9")
 def test_without_arguments_the_containers_paths() -> None:
     options = parse([])
     assert str(options.run_file) == "/etc/rlhf/run.json"
@@ -54,6 +55,7 @@ def test_the_workspace_takes_the_place_of_the_containers() -> None:
         options.root_of(CONFIG.model_copy(update={"root": "/etc"}))
 
 
+@pytest.mark.rule("L9")
 def test_environment_wins_over_run_json() -> None:
     environment = {"PET_NODE_RANK": "0", "PET_MASTER_ADDR": "10.0.0.1", "PET_MASTER_PORT": "1234"}
     place = Place.of(CONFIG, environment)

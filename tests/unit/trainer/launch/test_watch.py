@@ -66,12 +66,14 @@ def test_a_stop_request_is_forwarded(start: object) -> None:
     assert run.watch.stall is None
 
 
+@pytest.mark.rule("L3")
 def test_a_worker_that_ignores_it_is_killed_after_the_grace_period(start: object) -> None:
     run = start("ignore", grace=1)  # type: ignore[operator]
     run.stop.set()
     assert run.child.wait(timeout=30) == -signal.SIGKILL
 
 
+@pytest.mark.rule("L7")
 def test_a_silent_worker_is_dumped_and_killed(start: object, capfd: pytest.CaptureFixture[str]) -> None:
     run = start("obey", progress=1)  # type: ignore[operator]
     assert run.child.wait(timeout=30) == -signal.SIGKILL

@@ -48,6 +48,7 @@ def test_the_same_seed_gives_the_same_adapter() -> None:
     assert not torch.equal(first_matrix(1), first_matrix(2))
 
 
+@pytest.mark.rule("P9", source="Hu et al. 2021, arXiv:2106.09685")
 def test_adapters_off_is_the_base_model_bit_for_bit(adapted: Any) -> None:
     with_adapter = adapted(IDS).logits
     with adapters.adapters_off(adapted):
@@ -56,6 +57,7 @@ def test_adapters_off_is_the_base_model_bit_for_bit(adapted: Any) -> None:
     assert not torch.equal(with_adapter, a_llama()(IDS).logits)
 
 
+@pytest.mark.rule("O2", source="Hu et al. 2021, arXiv:2106.09685, section 4.1")
 def test_merged_weights_give_the_same_logits_in_a_model_without_adapters(adapted: Any, tmp_path: Path) -> None:
     tied = export.tied_names(adapted)
     export.write_weights(tmp_path, ((name, tensor) for name, tensor in adapters.merged_tensors(adapted) if name not in tied))
@@ -66,6 +68,7 @@ def test_merged_weights_give_the_same_logits_in_a_model_without_adapters(adapted
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft asks by the old name
+@pytest.mark.rule("O2", source="peft: from_pretrained")
 def test_peft_reads_the_adapter_files(adapted: Any, tmp_path: Path) -> None:
     from peft import PeftModel
 

@@ -38,6 +38,7 @@ def test_the_last_token_is_found_by_the_mask(mask: list[list[int]], columns: lis
 
 
 @pytest.mark.parametrize("pad_id", [0, 2, 7], ids=["pad token", "end token as padding", "a real token as padding"])
+@pytest.mark.rule("R1")
 def test_a_score_does_not_depend_on_padding_side_or_batch_mates(pad_id: int) -> None:
     module = a_score_model()
     alone = torch.tensor([[1, 9, 2, 5, 2]])  # the end token inside the text is no end
@@ -52,6 +53,7 @@ def score(module: ScoreModel, ids: torch.Tensor, mask: torch.Tensor) -> torch.Te
     return last_token(module(ids, mask, position_ids(mask)), mask)
 
 
+@pytest.mark.rule("R2", source="Stiennon et al. 2020, arXiv:2009.01325, appendix B.1")
 def test_a_new_head_has_the_published_deviation_and_comes_from_the_seed() -> None:
     first, again, other = (a_score_model(1024, seed).hf.score.weight.detach() for seed in (3, 3, 4))
     assert float(first.std()) == pytest.approx(1 / math.sqrt(1025), rel=0.1)
@@ -74,6 +76,7 @@ def test_a_language_model_gives_hidden_states_from_which_the_head_makes_the_know
     torch.testing.assert_close(found, hf(ids).logits)
 
 
+@pytest.mark.rule("R4", "P6")
 def test_without_dropout_two_forwards_in_training_mode_are_equal() -> None:
     hf = a_llama(attention_dropout=0.5).train()
     ids = torch.tensor([[1, 9, 4, 5]])

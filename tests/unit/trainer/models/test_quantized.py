@@ -23,6 +23,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     [("nf4", True, 0.092), ("nf4", False, 0.092), ("int8", False, 0.0078)],
     ids=["nf4 with double quantization", "nf4", "int8"],
 )
+@pytest.mark.rule("O5", "O6", source="Dettmers et al. 2023, arXiv:2305.14314; bitsandbytes")
 def test_size_and_error_follow_the_format(
     original: tuple[Any, Path], method: str, double_quant: bool, error: float, tmp_path: Path
 ) -> None:

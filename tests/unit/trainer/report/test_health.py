@@ -99,6 +99,7 @@ def test_reward_model_accuracy(accuracy: float, level: Level) -> None:
 
 
 @pytest.mark.parametrize(("correlation", "level"), [(0.3, OK), (-0.5, WARN), (0.5, WARN)])
+@pytest.mark.rule("R6")
 def test_reward_that_follows_length(correlation: float, level: Level) -> None:
     assert level_of("length_correlation", StageType.REWARD_MODEL, window(length_correlation=[correlation])) is level
 
@@ -117,3 +118,9 @@ def test_evaluations_between_steps_do_not_hide_the_first_ten() -> None:
         if step == 3:
             seen = seen.add({"eval_loss": 0.5})
     assert seen.baseline("entropy") == 1.0
+
+
+@pytest.mark.parametrize(("eos_fraction", "level"), [(0.6, OK), (0.4, BAD)])
+@pytest.mark.rule("F6")
+def test_sft_answers_that_do_not_end(eos_fraction: float, level: Level) -> None:
+    assert level_of("eos_fraction", StageType.SFT, window(eos_fraction=[eos_fraction])) is level

@@ -35,6 +35,7 @@ def test_an_unknown_aggregate_is_refused():
 @pytest.mark.parametrize(
     ("before", "after"), [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)]
 )
+@pytest.mark.rule("P20")
 def test_arithmetic_is_fp32_at_least(before, after):
     assert masks.in_fp32(torch.ones(1, dtype=before)).dtype == after
 

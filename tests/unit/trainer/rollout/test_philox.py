@@ -20,6 +20,7 @@ ONES = 0xFFFFFFFF
         ),
     ],
 )
+@pytest.mark.rule("P14", source="Salmon et al. 2011, Random123 known answers")
 def test_known_answers(counter, key, wanted):
     words = philox(tuple(torch.tensor([c]) for c in counter), tuple(torch.tensor([k]) for k in key))
     assert [int(word) for word in words] == wanted
@@ -44,6 +45,7 @@ def test_a_number_depends_on_its_seed_and_place_only():
     assert len(set(whole.flatten().tolist())) == whole.numel()
 
 
+@pytest.mark.rule("P14")
 def test_row_seeds_differ_in_every_part():
     base = row_seed(1, 2, "a", 0)
     assert base == row_seed(1, 2, "a")

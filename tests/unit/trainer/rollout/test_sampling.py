@@ -11,6 +11,7 @@ def config(**changes):
     return GenerateConfig(**{"max_new_tokens": 4, "stop_ids": (1,), "pad_id": 0} | changes)
 
 
+@pytest.mark.rule("P8")
 def test_an_empty_stop_list_is_a_config_error():
     with pytest.raises(ConfigError, match="stop_ids"):
         config(stop_ids=())

@@ -36,6 +36,7 @@ def published(shop: Workshop, uri: str = "pvc://models/team/chat", attempt: int 
 
 
 @pytest.mark.parametrize("method", ["nf4", "int8"])
+@pytest.mark.rule("O5", "O7")
 def test_a_quantized_model_is_measured_from_disk_and_answers(shop: Workshop, method: str) -> None:
     result = quantize.run(run := quantized(shop, attempt=1 if method == "nf4" else 2, method=method))
     assert manifest.verify(run.output, result.output_digest).metrics["perplexity"] > 1
@@ -47,6 +48,7 @@ def test_a_quantized_model_is_measured_from_disk_and_answers(shop: Workshop, met
     assert isinstance(chat.reply([{"role": "user", "content": "abc"}], max_new_tokens=4, temperature=1.0, seed=3), str)
 
 
+@pytest.mark.rule("O8")
 def test_a_missed_perplexity_gate_keeps_the_output(shop: Workshop) -> None:
     run = quantized(shop, attempt=3, maxPerplexityIncrease=1e-9)
     with pytest.raises(GateFailed, match="maxPerplexityIncrease"):
@@ -59,6 +61,7 @@ def test_the_user_speaks_last(shop: Workshop) -> None:
         Chat.load(shop.sft().output / "model").reply([])
 
 
+@pytest.mark.rule("O1")
 def test_an_artifact_has_card_lineage_curves_and_proof(shop: Workshop) -> None:
     result = publish.run(run := published(shop, modelCard={"license": "apache-2.0", "tags": ["demo"], "description": "Letters."}))
     directory = run.claims["models"] / "team" / "chat"

@@ -75,6 +75,7 @@ def test_advantages_do_not_depend_on_micro_batches(size: int) -> None:
             assert found[row_id] == pytest.approx(values, abs=1e-5)
 
 
+@pytest.mark.rule("P20", "P8")
 def test_scores_are_normalised_then_clipped_then_penalised() -> None:
     rows, batches = answered(1)
     judged(batches)
@@ -86,6 +87,7 @@ def test_scores_are_normalised_then_clipped_then_penalised() -> None:
     assert scores[rows[0].row_id] == 0.0
 
 
+@pytest.mark.rule("P4")
 def test_advantages_are_white_over_the_whole_rollout() -> None:
     batches = judged(answered(2)[1])
     experience.set_rewards(batches, a_config(), 0.1, None)
@@ -127,6 +129,7 @@ def test_log_probs_are_of_the_answer_at_the_sampling_temperature() -> None:
     torch.testing.assert_close(entropy[batch.mask.bool()], -(log_softmax.exp() * log_softmax).sum(-1)[batch.mask.bool()])
 
 
+@pytest.mark.rule("P2")
 def test_a_value_is_estimated_before_its_token() -> None:
     _, [batch] = answered(4)
 

@@ -20,11 +20,13 @@ from rlhf_trainer.stages.facts import Facts
 from rlhf_trainer.stages.ppo_models import num_updates
 from rlhf_trainer.stages.tally import Tally
 from rlhf_trainer.strategy.world import World
+from tests.support.runs import a_run
 from tests.support.training import conversations
 
 ALONE = World(0, 1, torch.device("cpu"))
 
 
+@pytest.mark.rule("P9", "C1")
 def test_facts_survive_a_resume_and_refuse_other_inputs() -> None:
     facts = Facts({"base_exact_match": 0.1}, pinned={"policy": "sha256:a"})
     facts.add({"exact_match": 0.5})
@@ -46,6 +48,7 @@ def test_a_tally_weighs_items_alike() -> None:
     assert tally.over(ALONE) == {"length": 3.0, "clip": 0.5, "ratio": 3.0}
 
 
+@pytest.mark.rule("P18", source="Polyak & Juditsky 1992; closed form")
 def test_an_average_is_the_closed_form_after_k_steps() -> None:
     module = torch.nn.Linear(1, 1, bias=False)
     with torch.no_grad():
@@ -70,6 +73,7 @@ PAIRS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.rule("R6")
 def test_pair_metrics_count_ties_half_and_tell_sources_apart() -> None:
     metrics = reward.pair_metrics(PAIRS)
     assert metrics["accuracy"] == pytest.approx(0.5)
@@ -79,6 +83,7 @@ def test_pair_metrics_count_ties_half_and_tell_sources_apart() -> None:
     assert metrics["length_correlation"] > 0.9
 
 
+@pytest.mark.rule("R4", "R6")
 def test_swapping_the_answers_turns_the_accuracy_round() -> None:
     swapped = [pair | {"chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in PAIRS]
     assert reward.pair_metrics(swapped)["accuracy"] == pytest.approx(1 - reward.pair_metrics(PAIRS)["accuracy"])
@@ -89,6 +94,7 @@ def test_pearson_of_something_constant_is_zero() -> None:
     assert reward.pearson(torch.arange(3.0), -torch.arange(3.0)) == pytest.approx(-1)
 
 
+@pytest.mark.rule("R6")
 def test_the_gate_names_accuracy_and_limit() -> None:
     config = RewardModel(dataset=Dataset(uri="pvc://c/d"), min_accuracy=0.7)
     with pytest.raises(GateFailed, match=r"minAccuracy: held-out accuracy 0\.500 must be at least 0\.7"):
@@ -119,6 +125,7 @@ def test_the_gate_names_accuracy_and_limit() -> None:
         ),
     ],
 )
+@pytest.mark.rule("P15", "P16")
 def test_optimizer_steps_of_policy_and_critic(settings: dict[str, int], rows: int, steps: int, expected: tuple[int, int]) -> None:
     assert num_updates(PPO(prompts=Dataset(uri="pvc://c/d"), **settings), rows, steps) == expected
 
@@ -168,3 +175,13 @@ def test_one_logit_of_many_does_not_fail_an_export() -> None:
     rounded[7] += 1.0
     assert outputs.deviation(rounded, logits) < outputs.TOLERANCE[torch.bfloat16] / 100
     assert outputs.deviation(logits * 1.2, logits) > outputs.TOLERANCE[torch.bfloat16]
+
+
+@pytest.mark.rule("P21", source="Loshchilov & Hutter 2019, arXiv:1711.05101")
+def test_adam_has_the_numbers_of_the_job(tmp_path: Path) -> None:
+    run = a_run(tmp_path, optimizer={"betas": [0.8, 0.9], "eps": 1e-7})
+    block = PPO(prompts=Dataset(uri="pvc://c/d"), weight_decay=0.25)
+    found = setup.optimizer_config(run, block, 1e-3, 10)
+    assert (found.betas, found.eps, found.weight_decay, found.schedule.peak) == ((0.8, 0.9), 1e-7, 0.25, 1e-3)
+    plain = setup.optimizer_config(a_run(tmp_path), block, 1e-3, 10)
+    assert (plain.betas, plain.eps) == ((0.9, 0.95), 1e-5)

@@ -1,9 +1,12 @@
 """The guard of a rollout. Whole rollouts are tested in test_training.py, and against a straight-line PPO step in tests/oracle."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from rlhf_trainer.errors import Diverged
-from rlhf_trainer.stages.ppo_rollout import refuse_divergence
+from rlhf_trainer.stages import ppo_rollout
+from rlhf_trainer.stages.ppo_rollout import Rollouts, refuse_divergence, sampling_problem
 
 
 @pytest.mark.parametrize(
@@ -27,6 +30,34 @@ def test_goes_on(kl_mean: float, max_kl: float) -> None:
         pytest.param(float("inf"), 0.0, "rollout 3 is inf", id="infinity needs no limit"),
     ],
 )
+@pytest.mark.rule("P19")
 def test_diverged(kl_mean: float, max_kl: float, words: str) -> None:
     with pytest.raises(Diverged, match=words):
         refuse_divergence(2, kl_mean, max_kl)
+
+
+@pytest.mark.parametrize(
+    ("precision", "largest", "mean", "words"),
+    [
+        pytest.param("fp32", 9e-5, 9e-5, None, id="the rounding of two passes"),
+        pytest.param("fp32", 2e-4, 1e-6, "largest difference 0.0002", id="one token of fp32 is off"),
+        pytest.param("bf16", 0.5, 0.04, None, id="single tokens of bf16 are off, as Gemma's are"),
+        pytest.param("bf16", 0.5, 0.06, "mean difference 0.06", id="all tokens of bf16 are off"),
+        pytest.param("bf16", float("nan"), float("nan"), "mean difference nan", id="NaN is below no limit"),
+    ],
+)
+@pytest.mark.rule("G3")
+def test_a_sampling_mismatch_is_named(precision: str, largest: float, mean: float, words: str | None) -> None:
+    found = sampling_problem(precision, largest, mean)
+    assert found is None if words is None else words in (found or "")
+
+
+@pytest.mark.rule("G8")
+def test_rows_that_do_not_fit_the_cache_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 layers x 2 heads x 8 numbers x (keys, values) x 4 bytes = 256 bytes a token, 20 tokens a row."""
+    hf = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, head_dim=8))
+    models = SimpleNamespace(policy=SimpleNamespace(module=SimpleNamespace(hf=hf)))
+    rollouts = SimpleNamespace(models=models, config=SimpleNamespace(max_prompt_length=16, max_new_tokens=4))
+    for num_bytes, rows in ((256 * 20 * 5, 5), (256 * 20 * 6 - 1, 5), (1, 1)):
+        monkeypatch.setattr(ppo_rollout, "CACHE_BYTES", num_bytes)
+        assert Rollouts._rows_that_fit(rollouts) == rows  # type: ignore[arg-type]  # only these fields are read

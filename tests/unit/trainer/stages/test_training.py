@@ -12,14 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, Preempted
-from rlhf_trainer.models import load
+from rlhf_trainer.data.order import order
+from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, InternalError, Preempted
+from rlhf_trainer.models import export, load
 from rlhf_trainer.models.heads import ScoreModel, last_token
 from rlhf_trainer.rollout.generate import position_ids
 from rlhf_trainer.run import Run
-from rlhf_trainer.stages import ppo, reward, setup, sft
+from rlhf_trainer.stages import experience, ppo, ppo_models, reward, setup, sft
 from rlhf_trainer.state import manifest
-from tests.support.training import Workshop, preferences
+from rlhf_trainer.strategy import select
+from tests.support.training import Workshop, conversations, preferences
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +73,7 @@ def attempt(shop: Workshop, stage: str, number: int, resume_from: list[str] | No
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+@pytest.mark.rule("C1", "C5", "C7", "P9", "P13", "P17", "P18")
 def test_a_stopped_stage_resumes_to_the_same_bits(shop: Workshop, stage: str) -> None:
     run, straight = attempt(shop, stage, 21)
     run(straight)
@@ -87,6 +90,7 @@ def test_a_stopped_stage_resumes_to_the_same_bits(shop: Workshop, stage: str) ->
     assert [line["step"] for line in lines(resumed) if "grad_norm" in line or "critic_grad_norm" in line] == [1, 2, 3, 4]
 
 
+@pytest.mark.rule("F6")
 def test_sft_lowers_the_loss_and_measures_the_base_model_first(shop: Workshop) -> None:
     result = sft.run(run := shop.sft(attempt=2, epochs=4))
     assert result.metrics["eval_loss"] < result.metrics["base_eval_loss"]
@@ -97,6 +101,7 @@ def test_sft_lowers_the_loss_and_measures_the_base_model_first(shop: Workshop) -
 
 @pytest.mark.parametrize("settings", [{"packing": False}, {"packing": True, "maxLength": 32}], ids=["unpacked", "longer packs"])
 @pytest.mark.parametrize("micro_batch", [1, 8])
+@pytest.mark.rule("F1", "D7")
 def test_sft_takes_the_same_steps_however_its_rows_are_batched(shop: Workshop, settings: dict[str, Any], micro_batch: int) -> None:
     plan = {"strategy": "plain", "microBatchSize": micro_batch, "gradientCheckpointing": micro_batch == 1}
     expected = shop.sft(attempt=30, maxSteps=3)
@@ -108,6 +113,7 @@ def test_sft_takes_the_same_steps_however_its_rows_are_batched(shop: Workshop, s
         torch.testing.assert_close(weights(found)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.rule("R5", "O3")
 def test_the_reward_model_is_normalised_on_disk(shop: Workshop) -> None:
     reward.run(run := shop.reward(attempt=2, maxSteps=3, minAccuracy=0))
     directory = run.output / "model"
@@ -125,6 +131,7 @@ def test_the_reward_model_is_normalised_on_disk(shop: Workshop) -> None:
     assert float(found.std()) == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.rule("O8", "R6")
 def test_a_missed_gate_keeps_the_output(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward.Stage, "evaluate", lambda self, max_rows: {"accuracy": 0.5})
     run = shop.reward(attempt=3, maxSteps=1, minAccuracy=0.6)
@@ -140,6 +147,7 @@ def test_equal_scores_cannot_be_normalised(shop: Workshop, monkeypatch: pytest.M
         reward.run(shop.reward(attempt=4, maxSteps=1))
 
 
+@pytest.mark.rule("P5", "P9", "P16", "G3")
 def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
     ppo.run(run := shop.ppo(attempt=2, steps=2, criticWarmupSteps=1))
     first, second = (line for line in lines(run) if "critic_grad_norm" in line)
@@ -151,12 +159,14 @@ def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
     assert {"kl_coef", "entropy", "reward_mean", "answer_tokens_mean", "eos_fraction", "vf_explained_var"} <= second.keys()
 
 
+@pytest.mark.rule("P17")
 def test_ppo_without_ptx_is_bit_equal_to_ppo_that_was_given_no_rows(shop: Workshop) -> None:
     ppo.run(without := shop.ppo(attempt=3, steps=2))
     ppo.run(with_rows := shop.ppo(attempt=4, steps=2, pretrainDataset=None, ptxCoefficient=0.0))
     assert_equal_weights(without, with_rows)
 
 
+@pytest.mark.rule("P15")
 def test_micro_batches_do_not_change_what_ppo_learns(shop: Workshop) -> None:
     for number, size in ((5, 1), (6, 8)):
         plan = {"strategy": "plain", "microBatchSize": size, "gradientCheckpointing": size == 1}
@@ -165,6 +175,7 @@ def test_micro_batches_do_not_change_what_ppo_learns(shop: Workshop) -> None:
         torch.testing.assert_close(weights(shop.ppo(attempt=6))[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.rule("P19")
 def test_a_policy_that_runs_away_is_stopped(shop: Workshop) -> None:
     with pytest.raises(Diverged, match=r"ppo\.maxKl"):
         ppo.run(shop.ppo(attempt=7, steps=20, learningRate=0.5, maxKl=0.5, clip=1.0))
@@ -176,6 +187,7 @@ def test_as_many_rollouts_as_warm_up_train_no_policy(shop: Workshop) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.rule("O2", "P9")
 def test_lora_goes_through_all_stages(tmp_path: Path) -> None:
     lora = {"precision": "fp32", "lora": {"rank": 2, "alpha": 4}}
     made = Workshop(tmp_path, model=lora)
@@ -187,3 +199,93 @@ def test_lora_goes_through_all_stages(tmp_path: Path) -> None:
         assert not any("lora" in name for name in weights(run))
     assert result.metrics["kl_mean"] != 0.0
     assert next(line for line in lines(third) if "critic_grad_norm" in line)["kl_mean"] == 0.0
+
+
+def lm_loss_of(directory: Path, ids: list[int]) -> torch.Tensor:
+    """Mean cross-entropy of the answers of some rows, row by row through transformers: no packing, no padding."""
+    from transformers import AutoModelForCausalLM
+
+    model, rows = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), conversations(24)
+    total, num_labels = torch.zeros(()), 0
+    for row in (rows[i] for i in ids):
+        tokens = torch.tensor([row.input_ids.tolist()])
+        is_label = torch.tensor(row.loss_mask[1:].astype(bool))
+        logits = model(tokens).logits[0, :-1][is_label]
+        total = total + torch.nn.functional.cross_entropy(logits, tokens[0, 1:][is_label], reduction="sum")
+        num_labels += int(is_label.sum())
+    loss = total / num_labels
+    loss.backward()
+    loss.gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
+    return loss
+
+
+@pytest.mark.rule("F2", "F1", source="transformers: cross-entropy row by row")
+def test_a_short_last_window_is_divided_by_its_own_labels(shop: Workshop) -> None:
+    sft.run(run := shop.sft(attempt=40, globalBatchSize=10, maxSteps=3, learningRate=1e-12))
+    found = [line["loss"] for line in lines(run) if "grad_norm" in line]
+    shuffled = order(42, 0, 24).tolist()
+    for step, window in enumerate((shuffled[:10], shuffled[10:20], shuffled[20:])):
+        assert found[step] == pytest.approx(float(lm_loss_of(shop.root / "sources" / "model", window).detach()), rel=1e-5)
+
+
+@pytest.mark.rule("P10", source="Stiennon et al. 2020, arXiv:2009.01325, appendix G.1; Ouyang et al. 2022, appendix C.4")
+def test_the_critic_starts_as_the_reward_model(shop: Workshop) -> None:
+    run = shop.ppo(attempt=40, steps=2)
+    ids = torch.tensor([[1, 9, 4, 5]])
+    arguments = (ids, torch.ones_like(ids), torch.arange(4)[None])
+
+    def critic_and_reward(run: Run) -> tuple[torch.Tensor, torch.Tensor]:
+        config: Any = run.config.config
+        models = ppo_models.build_models(run, config, select.build(run), num_rows=24, total_steps=2)
+        return models.critic.model(*arguments).detach(), models.reward.model(*arguments).detach()
+
+    values, scores = critic_and_reward(run)
+    assert torch.equal(values, scores)
+    assert float(scores.abs().max()) > 0
+    inputs = run.config.inputs | {"critic": run.config.inputs["policy"]}
+    values, _ = critic_and_reward(replace(run, config=run.config.model_copy(update={"inputs": inputs})))
+    assert torch.equal(values, torch.zeros_like(values))
+
+
+@pytest.mark.rule("P17", source="Ouyang et al. 2022, arXiv:2203.02155, eq. 2")
+def test_ptx_adds_its_share_of_the_sft_loss(shop: Workshop) -> None:
+    """|g + c·h|² at c = 0, 1, 2 gives |h|: it must be the norm of the SFT gradient, computed row by row."""
+    squares, losses = [], []
+    for coefficient in (0.0, 1.0, 2.0):
+        ptx = {"ptxCoefficient": coefficient, "pretrainDataset": {"uri": "pvc://c/d"} if coefficient else None}
+        ppo.run(run := shop.ppo(attempt=41 + int(coefficient), steps=1, minibatchSize=8, **ptx))
+        line = next(line for line in lines(run) if "grad_norm" in line)
+        squares.append(line["grad_norm"] ** 2)
+        losses.append(line.get("ptx_loss"))
+    expected = lm_loss_of(shop.root / run.config.inputs["policy"].path / "model", order(42, 0, 24).tolist()[:8])
+    assert losses[1:] == [pytest.approx(float(expected.detach()), rel=1e-5)] * 2
+    assert (squares[2] - 2 * squares[1] + squares[0]) / 2 == pytest.approx(float(expected.gradient.square().sum()), rel=1e-3)
+
+
+@pytest.mark.rule("G3", "T9")
+@pytest.mark.mutant("G3", of="temperature at rollout only, fp32 and bf16")
+def test_a_sampling_mismatch_is_reported_and_two_precisions_are_none(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU generates from an fp32 copy of bf16 weights (rule T9): its single tokens differ by more than fp32 ever would."""
+    bf16 = {"run": {"model": {"precision": "bf16"}}, "steps": 1, "temperature": 1.5}
+    ppo.run(sound := shop.ppo(attempt=50, **bf16))
+    assert next(line for line in lines(sound) if "kl_mean" in line)["sampling_mismatch"] > 1e-3
+    assert "SamplingMismatch" not in events(sound)
+    ours = experience.log_probs
+    monkeypatch.setattr(experience, "log_probs", lambda model, batch, _, **more: ours(model, batch, 1.0, **more))
+    for number, settings in ((51, bf16), (52, {"steps": 1, "temperature": 1.5})):
+        ppo.run(broken := shop.ppo(attempt=number, **settings))
+        assert "SamplingMismatch" in events(broken)
+
+
+def events(run: Run) -> str:
+    path = run.directory / "events.jsonl"
+    return path.read_text() if path.is_file() else ""
+
+
+@pytest.mark.rule("O4")
+def test_an_output_that_is_not_what_was_trained_is_refused(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = export.write_weights
+    monkeypatch.setattr(export, "write_weights", lambda path, tensors: write(path, ((name, tensor * 1.5) for name, tensor in tensors)))
+    with pytest.raises(InternalError, match="reloaded, its outputs differ"):
+        sft.run(run := shop.sft(attempt=60, maxSteps=1))
+    assert not (run.output / "manifest.json").exists()

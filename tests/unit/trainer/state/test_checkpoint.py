@@ -36,6 +36,7 @@ class Skipped(list[tuple[Path, str]]):
         self.append((directory, why))
 
 
+@pytest.mark.rule("C2")
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     ref = save(a_run(tmp_path), 5)
     found = checkpoint.find_newest(resumed(tmp_path, "r1"), Skipped())
@@ -48,6 +49,7 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
         assert torch.equal(read(name), tensor)
 
 
+@pytest.mark.rule("C2", "T5")
 def test_tensors_are_streamed_into_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint, "SHARD_BYTES", 50)
     run = a_run(tmp_path)
@@ -58,6 +60,7 @@ def test_tensors_are_streamed_into_shards(tmp_path: Path, monkeypatch: pytest.Mo
     assert torch.equal(found.reader("model")("weight/b"), tensors(1)["weight/b"])
 
 
+@pytest.mark.rule("C4")
 def test_newest_step_of_all_earlier_attempts_wins(tmp_path: Path) -> None:
     for attempt, step in (("r1", 30), ("r2", 40), ("r2", 10)):
         save(a_run(tmp_path, directory=f"stages/sft/{attempt}"), step)
@@ -66,6 +69,7 @@ def test_newest_step_of_all_earlier_attempts_wins(tmp_path: Path) -> None:
     assert found.ref.path == "stages/sft/r2/checkpoints/40"
 
 
+@pytest.mark.rule("C4")
 def test_corrupt_checkpoint_is_skipped_with_its_reason(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     save(run, 1)
@@ -83,6 +87,7 @@ def test_corrupt_checkpoint_is_skipped_with_its_reason(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["nothing", "no manifest", "only corrupt"])
+@pytest.mark.rule("C4")
 def test_without_a_verifying_checkpoint_there_is_none(tmp_path: Path, what: str) -> None:
     run = a_run(tmp_path)
     if what != "nothing":
@@ -97,6 +102,7 @@ def test_attempts_that_run_json_does_not_name_are_not_read(tmp_path: Path) -> No
     assert checkpoint.find_newest(resumed(tmp_path, "r2"), Skipped()) is None
 
 
+@pytest.mark.rule("C8")
 def test_only_the_newest_complete_ones_are_kept(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     for step in (1, 2, 3):
@@ -106,12 +112,14 @@ def test_only_the_newest_complete_ones_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in run.checkpoints.iterdir()) == ["2", "3", "LATEST"]
 
 
+@pytest.mark.rule("C2")
 def test_latest_is_a_hint_to_the_newest(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     ref = save(run, 8)
     assert json.loads((run.checkpoints / "LATEST").read_text())["digest"] == ref.digest
 
 
+@pytest.mark.rule("C11")
 def test_full_disk_removes_the_incomplete_one_and_keeps_the_older(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = a_run(tmp_path)
     save(run, 1)
@@ -126,6 +134,7 @@ def test_full_disk_removes_the_incomplete_one_and_keeps_the_older(tmp_path: Path
     manifest.verify(run.checkpoints / "1")
 
 
+@pytest.mark.rule("C11")
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     with pytest.raises(StorageError, match="MiB free") as caught:

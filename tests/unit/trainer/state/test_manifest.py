@@ -51,6 +51,7 @@ def test_a_nested_manifest_is_a_file_like_any_other(tmp_path: Path) -> None:
     pytest.param("manifest.json", None, "cannot be read", id="no manifest"),
     pytest.param("manifest.json", b"{}", "expected", id="another manifest"),
 ])  # fmt: skip
+@pytest.mark.rule("C4")
 def test_what_changed_is_named(complete: tuple[Path, str], name: str, content: bytes | None, message: str) -> None:
     directory, found = complete
     if content is None:
@@ -77,6 +78,7 @@ def test_paths_that_leave_the_directory_are_refused(complete: tuple[Path, str]) 
         manifest.verify(directory)
 
 
+@pytest.mark.rule("C3")
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "LATEST"
     target.write_text("old")

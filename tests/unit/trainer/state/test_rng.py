@@ -4,6 +4,7 @@ import json
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from rlhf_trainer.state import rng
@@ -13,6 +14,7 @@ def draw() -> list[float]:
     return [random.random(), float(np.random.rand()), float(torch.rand(1)), random.gauss(0, 1), float(np.random.randn())]
 
 
+@pytest.mark.rule("C1")
 def test_restored_generators_continue_exactly() -> None:
     rng.seed_all(3)
     draw()

@@ -36,6 +36,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     return event
 
 
+@pytest.mark.rule("C9")
 def test_training_during_the_write_does_not_change_the_file(tmp_path: Path, gate: threading.Event) -> None:
     run, weight = a_run(tmp_path), torch.zeros(3)
     saving = Writer(run)

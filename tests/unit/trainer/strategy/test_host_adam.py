@@ -32,6 +32,7 @@ def difference(step: Callable[..., None], weight_decay: float, div_scale: float 
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.rule("H3", source="torch: AdamW")
 def test_equals_torch_over_fifty_steps(weight_decay: float) -> None:
     assert difference(AdamKernel(RATE, BETA1, BETA2, EPS, weight_decay, True).step, weight_decay) < 1e-6
 
@@ -51,6 +52,7 @@ def test_without_adamw_mode_decay_is_part_of_the_gradient() -> None:
     assert torch.allclose(weight, reference.detach(), atol=1e-7)
 
 
+@pytest.mark.mutant("H3", of="eps inside the root")
 def test_check_catches_eps_inside_the_root() -> None:
     def mutant(
         step: int, lr: float, b1: float, b2: float, eps: float, wd: float, _: bool, p: Tensor, g: Tensor, m: Tensor, v: Tensor, __: float

@@ -46,6 +46,7 @@ def state(strategy: PlainStrategy, trained: Trained) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in strategy.state(trained)}
 
 
+@pytest.mark.rule("T9", "P21", source="torch: AdamW")
 def test_fp32_steps_are_torchs_adamw(strategy: PlainStrategy) -> None:
     trained = strategy.prepare(a_model(), CONFIG)
     train(strategy, trained, range(10), max_norm=0.01)
@@ -61,6 +62,7 @@ def test_fp32_steps_are_torchs_adamw(strategy: PlainStrategy) -> None:
         assert torch.equal(mine, reference)
 
 
+@pytest.mark.rule("T9")
 def test_small_updates_add_up_in_the_masters() -> None:
     """In bf16 alone, a step of 1e-4 on a weight of 1 rounds to nothing, for ever."""
     model = nn.Linear(1, 1, bias=False).to(torch.bfloat16)
@@ -75,6 +77,7 @@ def test_small_updates_add_up_in_the_masters() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.rule("C5", "T1")
 def test_resume_is_exact(strategy: PlainStrategy, dtype: torch.dtype) -> None:
     trained = strategy.prepare(a_model(dtype), CONFIG)
     train(strategy, trained, range(4))
@@ -99,6 +102,7 @@ def test_state_before_the_first_step_resumes_too(strategy: PlainStrategy) -> Non
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.rule("P19")
 def test_non_finite_gradient_changes_nothing_but_the_schedule(strategy: PlainStrategy, bad: float) -> None:
     trained = strategy.prepare(a_model(), CONFIG)
     train(strategy, trained, range(2))
@@ -113,6 +117,7 @@ def test_non_finite_gradient_changes_nothing_but_the_schedule(strategy: PlainStr
 
 
 @pytest.mark.parametrize(("max_norm", "clipped"), [(0.0, 5.0), (1.0, 1.0), (9.0, 5.0)])
+@pytest.mark.rule("T6")
 def test_norm_is_reported_before_clipping(max_norm: float, clipped: float) -> None:
     model = nn.Linear(2, 1, bias=False)
     trained = masters.train(model, model, CONFIG)
@@ -150,6 +155,7 @@ def test_rollout_weights_are_in_eval_mode_and_the_mode_comes_back(strategy: Plai
     assert trained.module.training
 
 
+@pytest.mark.rule("T9", "G6")
 def test_bf16_rollout_on_a_cpu_uses_an_fp32_copy(strategy: PlainStrategy) -> None:
     trained = strategy.prepare(a_model(torch.bfloat16), CONFIG)
     with strategy.rollout_weights(trained) as module:
@@ -191,6 +197,7 @@ def test_one_worker_of_ddp_is_plain(tmp_path: Path) -> None:
     assert build(a_run(tmp_path, plan={"strategy": "ddp"})).name == "plain"
 
 
+@pytest.mark.rule("S1")
 def test_plain_imports_neither_colossalai_nor_peft_nor_bitsandbytes() -> None:
     script = (
         "import sys, rlhf_trainer.strategy.select, rlhf_trainer.loop, rlhf_trainer.strategy.plain;"

@@ -15,6 +15,7 @@ from tests.support.runs import a_run
     pytest.param({"plan": {"tensorParallel": 2}}, "tensorParallel", id="tensor parallel"),
     pytest.param({"model": {"precision": "fp16"}}, "fp16", id="fp16 has no loss scaling"),
 ])  # fmt: skip
+@pytest.mark.rule("T7")
 def test_refused_with_the_field_and_a_way_out(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as caught:
         build(a_run(tmp_path, **changes))

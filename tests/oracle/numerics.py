@@ -1,0 +1,132 @@
+"""`make numerics`: every mutant, every equivalence class, learning and endurance; writes `docs/numerics.md` with what was measured.
+
+    python -m tests.oracle.numerics [--only mutants,matrix,cli,learning,endurance]
+
+Prints a line for each check as it ends. The exit code is 0 only when all hold. At most half an hour on two idle cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.chaos import zygote
+from tests.chaos.jobs import Volume
+from tests.oracle import endurance, equivalence, ledger, mutation
+
+PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
+SEEDS = (0, 1, 2)
+REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
+Row = tuple[list[str], str | None]
+"""Cells of a table, and what is wrong with them."""
+
+
+def main() -> int:
+    """Run the chosen parts and write the document."""
+    parser = argparse.ArgumentParser(prog="python -m tests.oracle.numerics", description=__doc__)
+    parser.add_argument("--only", default=",".join(PARTS))
+    only, began = parser.parse_args().only.split(","), time.monotonic()
+    zygote.warm(colossal="matrix" in only)
+    measured = json.loads(ledger.MEASURED.read_text("utf-8")) if ledger.MEASURED.is_file() else {}
+    problems: list[str] = []
+    if "mutants" in only:
+        problems += ["a mutant was not caught"] * mutation.main([])
+    for part, (title, text, header, rows) in _tables().items():
+        if part in only:
+            cells = [header]
+            for row, problem in rows:
+                print(f"{'FAILED' if problem else 'ok':6} {' | '.join(row)} {problem or ''}", flush=True)
+                cells.append(row)
+                problems += [f"{row[0]}: {problem}"] if problem else []
+            measured[title] = {"text": text, "rows": cells}
+    ledger.MEASURED.parent.mkdir(parents=True, exist_ok=True)
+    ledger.MEASURED.write_text(json.dumps(measured, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    ledger.DOCUMENT.write_text(ledger.document(), "utf-8")
+    print(f"{len(problems)} problems, {time.monotonic() - began:.0f} s", *problems, sep="\n")
+    return int(bool(problems))
+
+
+def _tables() -> dict[str, tuple[str, str, list[str], Iterator[Row]]]:
+    tolerance, floor = equivalence.TOLERANCE, equivalence.FLOOR
+    text = (
+        "Loss and gradient norm of every step (PPO: value loss, critic's gradient norm, KL) against one plain worker with micro-batches of "
+        f"four. Allowed: {tolerance['fp32']:g} relative in fp32, {tolerance['bf16']:g} in bf16; and a mean difference below "
+        f"{floor['fp32']:g} ({floor['bf16']:g}) or within {equivalence.SIGMAS:g} standard errors: no drift one way."
+    )
+    header = ["case", "largest difference", "mean difference"]
+    return {
+        "matrix": ("Equivalence classes, as workers with a run.json", text, header, _matrix()),
+        "cli": ("Equivalence classes, through `rlhf run`", text, header, _cli()),
+        "learning": (
+            "Learning",
+            f"PPO on a rule as reward, {endurance.STEPS} rollouts of 32 answers: the share of answers that obey goes from at most "
+            f"{REWARD_BEFORE:g} to at least {REWARD_AFTER:g} on every seed, with a KL below {MAX_KL:g} nats an answer.",
+            ["seed", "obeys, first rollout", "obeys, last three", "largest KL"],
+            _learning(),
+        ),
+        "endurance": (
+            "Endurance",
+            f"Memory at step 500 of PPO is that of step 50 ± {MEMORY_CHANGE:.0%}; twenty stops and resumes leave no file open and no thread.",
+            ["what", "early", "late"],
+            _endurance(),
+        ),
+    }
+
+
+def _matrix() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        for case, found in equivalence.matrix(Volume(Path(directory)), equivalence.cases()):
+            yield [str(case), f"{found.largest:.1e}", f"{found.mean:+.1e}"], found.problem(case.precision)
+
+
+def _cli() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        for name, found, precision in equivalence.through_the_cli(Path(directory)):
+            yield [name, f"{found.largest:.1e}", f"{found.mean:+.1e}"], found.problem(precision)
+
+
+def _learning() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        shop = endurance.a_workshop(Path(directory))
+        for seed in SEEDS:
+            found = endurance.learned(shop, seed)
+            is_fine = found["before"] <= REWARD_BEFORE and found["after"] >= REWARD_AFTER and found["kl"] < MAX_KL
+            cells = [str(seed), f"{found['before']:.2f}", f"{found['after']:.2f}", f"{found['kl']:.2f}"]
+            yield cells, None if is_fine else "missed the target"
+        verdicts = endurance.health(shop)
+        yield (
+            ["bad verdicts of a sound run", "–", ", ".join(verdicts["sound"]) or "none", ""],
+            None if not verdicts["sound"] else "a sound run is called bad",
+        )
+        wanted = {"kl_mean", "entropy", "exact_match"}
+        yield (
+            ["bad verdicts without a KL penalty, at 25 times the learning rate", "–", ", ".join(verdicts["broken"]), ""],
+            None if wanted <= set(verdicts["broken"]) else f"wanted {sorted(wanted)}",
+        )
+
+
+def _endurance() -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as directory:
+        shop = endurance.a_workshop(Path(directory))
+        early, late = endurance.memory(shop)
+        change = abs(late / early - 1)
+        yield (
+            ["PPO: MiB resident at step 50, step 500", f"{early:.1f}", f"{late:.1f}"],
+            None if change <= MEMORY_CHANGE else f"changed by {change:.1%}",
+        )
+        first, last = endurance.handles(shop)
+        yield (
+            ["files and threads after 2, after 20 resumes", f"{first[0]}, {first[1]}", f"{last[0]}, {last[1]}"],
+            None if last <= first else "grew",
+        )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
