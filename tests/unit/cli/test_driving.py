@@ -69,6 +69,17 @@ def attempts(job: str = "hello") -> dict[str, int]:
     return {stage["name"]: stage["attempt"] for stage in found["status"]["stages"]}
 
 
+def test_describe_explains_a_job_of_this_machine(rlhf: Rlhf, stages: Callable[..., None]) -> None:
+    stages(sft={"exitCode": 65, "message": "train.jsonl:3: prompt: is empty"})
+    assert rlhf("run", FILE).code == 65
+    code, answer, _ = rlhf("describe", "hello")
+    assert code == 0
+    assert "\n  sft: DataInvalid" in answer
+    assert "sft/r1: DataInvalid, exit 65, pod hello-sft-r1-0" in answer
+    assert "Repair the rows that the message names by file and row, then rlhf resume hello." in answer
+    assert "Read its log: rlhf logs hello sft" in answer
+
+
 def test_a_job_runs_to_its_end(rlhf: Rlhf) -> None:
     code, printed, said = rlhf("run", FILE)
     assert (code, said) == (0, "")
