@@ -85,7 +85,7 @@ golden: setup ## Write the CRDs and the golden files anew; the diff is a decisio
 	$(BIN)/python -m rlhf_api.crd.render
 	cp crds/*.rlhf.dev.yaml charts/rlhf-operator/crds/
 	cp crds/rlhfjob-changes.yaml crds/optional/profile-limits.yaml charts/rlhf-operator/policies/
-	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli
+	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli $(UNIT)/operator/test_metrics.py
 
 clean: ## Remove what was installed, run and built here (models/ and downloads stay)
 	rm -rf .venv .rlhf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

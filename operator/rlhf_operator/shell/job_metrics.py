@@ -18,8 +18,6 @@ def count_status(metrics: Metrics, observed: Observed, new: JobStatus, now: date
     """Count what `new` says that the status before it did not."""
     old = observed.status
     known = {stage.name: stage for stage in old.stages}
-    if not any(stage.attempt for stage in old.stages) and any(stage.attempt for stage in new.stages):
-        metrics.job_create_latency.observe(_seconds(observed.created, now))
     for stage in new.stages:
         before = known.get(stage.name) or StageStatus(name=stage.name, type=stage.type)
         _count_attempts(metrics, observed, before, stage, now)
@@ -28,14 +26,20 @@ def count_status(metrics: Metrics, observed: Observed, new: JobStatus, now: date
         metrics.job_finished.labels(new.phase, new.reason).inc()
 
 
+def count_first_job(metrics: Metrics, observed: Observed, now: datetime) -> None:
+    """The job's first Job was created. Creation times have whole seconds, so this is up to a second too long."""
+    metrics.job_create_latency.observe(_seconds(observed.created, now))
+
+
 def _count_attempts(metrics: Metrics, observed: Observed, old: StageStatus, new: StageStatus, now: datetime) -> None:
     ended = {attempt.attempt for attempt in old.attempts if attempt.outcome is not None}
     for attempt in new.attempts:
         if attempt.outcome is not None and attempt.attempt not in ended:
             metrics.attempts.labels(new.type, attempt.outcome).inc()
             metrics.stage_gpu_seconds.labels(new.type).inc(_gpu_seconds(observed, new, attempt))
-    if new.attempt > old.attempt and old.attempts and old.attempts[-1].end_time is not None:
-        metrics.attempt_restart.observe(_seconds(old.attempts[-1].end_time, now))
+    before = new.attempts[-2] if len(new.attempts) > 1 else None
+    if new.attempt > old.attempt and before is not None and before.end_time is not None:
+        metrics.attempt_restart.observe(_seconds(before.end_time, now))
 
 
 def _count_stage(metrics: Metrics, observed: Observed, old: StageStatus, new: StageStatus, now: datetime) -> None:

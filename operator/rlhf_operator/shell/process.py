@@ -22,7 +22,7 @@ from rlhf_operator.shell.connection import Connection, own_namespace
 from rlhf_operator.shell.crash import crash_here
 from rlhf_operator.shell.handlers import Handlers, register
 from rlhf_operator.shell.health import Health
-from rlhf_operator.shell.job_metrics import count_status
+from rlhf_operator.shell.job_metrics import count_first_job, count_status
 from rlhf_operator.shell.known import Known
 from rlhf_operator.shell.kube import ApiError, NotFound
 from rlhf_operator.shell.leader import Elector, Guard, LeadershipLost
@@ -182,6 +182,7 @@ class OperatorProcess:
             settings=Settings(cluster_domain=self._options.cluster_domain, operator_namespace=namespace),
             crash_here=crash_here,
             on_status=lambda observed, status: count_status(self._metrics, observed, status, _utc_now()),
+            on_first_job=lambda observed: count_first_job(self._metrics, observed, _utc_now()),
             jitter=lambda: random.uniform(0.8, 1.2),
         )
 

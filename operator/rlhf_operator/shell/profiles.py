@@ -1,12 +1,13 @@
 """The status of a ClusterRLHFProfile: is it usable, and why not? A profile's name in, its condition Ready out."""
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from rlhf_api import names
 from rlhf_api.status import MAX_MESSAGE
 from rlhf_api.validate import find_profile_problems
-from rlhf_operator.shell.kube import KubeApi, NotFound, Object
+from rlhf_operator.shell.kube import Forbidden, KubeApi, NotFound, Object
 
 
 async def reconcile_profile(api: KubeApi, name: str, now: datetime) -> None:
@@ -23,7 +24,8 @@ async def reconcile_profile(api: KubeApi, name: str, now: datetime) -> None:
     if status == body.get("status", {}):
         return
     metadata = body["metadata"]
-    await api.apply_status(names.KIND_PROFILE, "", name, status, uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+    with suppress(Forbidden):  # an installation for some namespaces may only read profiles
+        await api.apply_status(names.KIND_PROFILE, "", name, status, uid=metadata["uid"], resource_version=metadata["resourceVersion"])
 
 
 def desired_status(body: Object, now: datetime) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Reconciler:
     Args:
         crash_here: called with the name of each point between two writes; tests end the process there.
         on_status: told of every status that was written, with what it was decided from.
+        on_first_job: told when the first Job of a job was created.
         jitter: factor on the pace after errors of the API; many keys that failed together must not come back together.
     """
 
@@ -60,6 +61,7 @@ class Reconciler:
         settings: Settings | None = None,
         crash_here: Callable[[str], None] = lambda point: None,
         on_status: Callable[[Observed, JobStatus], None] = lambda observed, status: None,
+        on_first_job: Callable[[Observed], None] = lambda observed: None,
         jitter: Callable[[], float] = lambda: 1.0,
     ) -> None:
         self._api = api
@@ -68,6 +70,7 @@ class Reconciler:
         self._settings = settings or Settings()
         self._crash_here = crash_here
         self._on_status = on_status
+        self._on_first_job = on_first_job
         self._jitter = jitter
         self._soft: dict[Key, Soft] = {}
 
@@ -142,6 +145,8 @@ class Reconciler:
         if any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
             soft.apply_error = None  # what was refused before is there now
         self._crash_here("after")
+        if is_first:
+            self._on_first_job(observed)
         if plan.events and not is_first:
             tell(observed, plan)
             await self._recorder.record(observed.namespace, observed.name, observed.uid, plan.events)
