@@ -1,6 +1,8 @@
 """Where the API server is and who we are: a kubeconfig, or the service account of the pod. One source for our client and for kopf's."""
 
+import asyncio
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from kubernetes.aio.config.kube_config import load_kube_config
 
 RELOAD_AFTER = timedelta(minutes=10)
 """Kopf asks again after this time: tokens of service accounts and of exec plugins are short-lived."""
+AGAIN_SECONDS = 2.0
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
@@ -31,6 +34,7 @@ class Connection:
     kubeconfig: Path | None = None
     context: str | None = None
     configuration: Any = field(default_factory=lambda: Configuration(client_session_kwargs={"trust_env": False}))
+    _asked: float = float("-inf")
 
     async def reload(self) -> None:
         """Read address and credentials, at start and after a 401.
@@ -56,7 +60,10 @@ class Connection:
         return header or None
 
     async def for_kopf(self) -> kopf.ConnectionInfo:
-        """The same for kopf's watches, read anew."""
+        """The same for kopf's watches, read anew. Refused credentials that stay the same are not tried in a tight loop."""
+        if time.monotonic() - self._asked < AGAIN_SECONDS:
+            await asyncio.sleep(AGAIN_SECONDS)
+        self._asked = time.monotonic()
         await self.reload()
         scheme, _, token = (await self.authorization() or "").rpartition(" ")
         configuration = self.configuration

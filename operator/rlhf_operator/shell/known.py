@@ -80,6 +80,10 @@ class Known:
         """Jobs of a profile that have not begun: an edit of it may be what they wait for."""
         return [key for key, seen in self._seen.items() if seen.profile == profile and not (seen.has_begun or seen.is_settled)]
 
+    def num_running(self, profile: str) -> int:
+        """Jobs of a profile that run, in all namespaces."""
+        return sum(seen.is_running and seen.profile == profile for seen in self._seen.values())
+
     def phases(self) -> Mapping[str, int]:
         """Jobs by phase."""
         return Counter(seen.phase for seen in self._seen.values())

@@ -10,8 +10,11 @@ from rlhf_api.validate import find_profile_problems
 from rlhf_operator.shell.kube import Forbidden, KubeApi, NotFound, Object
 
 
-async def reconcile_profile(api: KubeApi, name: str, now: datetime) -> None:
-    """Validate a profile and say so in its status, if that changes it.
+async def reconcile_profile(api: KubeApi, name: str, now: datetime, num_running: int = 0) -> bool:
+    """Validate a profile and say so in its status, if that changes it. False: there is no such profile.
+
+    Args:
+        num_running: jobs that run with it.
 
     Raises:
         ApiError: the API server refused or did not answer.
@@ -19,16 +22,17 @@ async def reconcile_profile(api: KubeApi, name: str, now: datetime) -> None:
     try:
         body = await api.get(names.KIND_PROFILE, "", name)
     except NotFound:
-        return
-    status = desired_status(body, now)
+        return False
+    status = desired_status(body, now, num_running)
     if status == body.get("status", {}):
-        return
+        return True
     metadata = body["metadata"]
     with suppress(Forbidden):  # an installation for some namespaces may only read profiles
         await api.apply_status(names.KIND_PROFILE, "", name, status, uid=metadata["uid"], resource_version=metadata["resourceVersion"])
+    return True
 
 
-def desired_status(body: Object, now: datetime) -> dict[str, Any]:
+def desired_status(body: Object, now: datetime, num_running: int) -> dict[str, Any]:
     """The status that a profile should have; `lastTransitionTime` moves only when the answer flips."""
     # The API server took it, but an older CRD may have let break what today's rules forbid.
     problems = [str(problem) for problem in find_profile_problems({key: value for key, value in body.items() if key != "status"})]
@@ -43,4 +47,4 @@ def desired_status(body: Object, now: datetime) -> dict[str, Any]:
         "reason": names.REASON_INVALID if problems else names.REASON_VALID,
         "message": "; ".join(problems)[:MAX_MESSAGE],
     }
-    return {"observedGeneration": body["metadata"]["generation"], "conditions": [condition]}
+    return {"observedGeneration": body["metadata"]["generation"], "runningJobs": num_running, "conditions": [condition]}

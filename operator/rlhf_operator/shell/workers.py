@@ -21,6 +21,8 @@ from rlhf_operator.shell.workqueue import Key, Lane, WorkQueue
 _LOG = logging.getLogger(__name__)
 RESYNC_SECONDS = (300.0, 600.0)
 """A quiet job is visited this often, jittered: it heals events that were lost, so it cannot be off."""
+PROFILE_SECONDS = 60.0
+"""How old the number of running jobs in a profile's status may be."""
 TRACEBACK_SECONDS = 60.0
 """The same defect is written out in full only this often."""
 
@@ -87,8 +89,10 @@ class Workers:
 
     async def _profile_round(self, key: Key) -> None:
         try:
-            await reconcile_profile(self.api, key[1], datetime.now(UTC))
+            is_there = await reconcile_profile(self.api, key[1], datetime.now(UTC), self.known.num_running(key[1]))
             self.queue.forget(key)
+            if is_there:
+                self.queue.add_after(key, PROFILE_SECONDS, Lane.LOW)
         except ApiError as error:
             _LOG.info("profile %s: %s", key[1], error.message)
             self.queue.retry(key, Lane.LOW)

@@ -336,3 +336,21 @@ def test_an_operator_that_forgets_everything_between_two_steps_changes_nothing(p
         step(rig)
     assert rig.status.phase is JobPhase.SUCCEEDED
     assert rig.stage("sft").attempt == 2
+
+
+@pytest.mark.parametrize("code", [0, 64])
+def test_an_attempt_that_ended_before_the_status_knew_it_is_judged_by_its_pods(code: int) -> None:
+    """The operator died right after it created the first Job: the next one finds an empty status and a Job that is over."""
+    rig = Rig(one_stage())
+    rig.run_once()
+    assert rig.jobs() == ["chat-prepare-r1"]
+    assert not rig.body().get("status", {}).get("stages")
+    rig.reconciler = rig.new_reconciler()
+    rig.runner.sync()
+    for pod in rig.store.find("Pod", "team-a"):
+        rig.end(pod, code)
+    rig.runner.sync()
+    rig.settle()
+    assert rig.stage("prepare").phase is (StagePhase.FAILED if code else StagePhase.SUCCEEDED)
+    assert [attempt.outcome for attempt in rig.stage("prepare").attempts] == [Outcome.CONFIG_INVALID if code else Outcome.SUCCEEDED]
+    assert rig.stage("prepare").disruptions == 0

@@ -1,66 +1,68 @@
-"""The status of a profile: one write when the answer changes, none where profiles may only be read."""
+"""The status of a profile: usable or not, with every problem, and without a write when nothing changed."""
 
-import asyncio
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
-import pytest
+from rlhf_api import names
+from rlhf_operator.local.memory import MemoryApi
+from rlhf_operator.local.store import Store
+from rlhf_operator.shell.profiles import reconcile_profile
+from tests.support.rig import PROFILE, at_once
 
-from rlhf_operator.shell.kube import Forbidden, NotFound
-from rlhf_operator.shell.profiles import desired_status, reconcile_profile
-
-NOON = datetime(2026, 1, 1, 12, 0, tzinfo=UTC)
-PROFILE: dict[str, Any] = {
-    "apiVersion": "rlhf.dev/v1alpha1",
-    "kind": "ClusterRLHFProfile",
-    "metadata": {"name": "default", "uid": "u-1", "generation": 3, "resourceVersion": "7"},
-    "spec": {"image": "registry.example.com/trainer@sha256:" + "0" * 64},
-}
+NOON = datetime(2026, 7, 28, 12, tzinfo=UTC)
 
 
-class Api:
-    """One profile, and what happens when its status is written."""
-
-    def __init__(self, profile: dict[str, Any] | None, refusal: Exception | None = None) -> None:
-        self.profile, self.refusal = profile, refusal
-        self.written: list[Any] = []
-
-    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
-        if self.profile is None:
-            raise NotFound(name)
-        return self.profile
-
-    async def apply_status(self, kind: str, namespace: str, name: str, status: Any, *, uid: str, resource_version: str) -> None:
-        if self.refusal:
-            raise self.refusal
-        self.written.append((uid, resource_version, status))
+def a_store(**changes: object) -> Store:
+    store = Store(lambda: NOON)
+    store.create(names.KIND_PROFILE, "", {"metadata": {"name": "cpu"}, "spec": {**PROFILE, **changes}})
+    return store
 
 
-def reconcile(api: Api) -> None:
-    asyncio.run(reconcile_profile(api, "default", NOON))  # type: ignore[arg-type]
+def ready(store: Store) -> dict[str, str]:
+    (condition,) = store.get(names.KIND_PROFILE, "", "cpu")["status"]["conditions"]
+    return dict(condition)
 
 
-def test_a_new_profile_is_ready() -> None:
-    api = Api(PROFILE)
-    reconcile(api)
-    [(uid, version, status)] = api.written
-    assert (uid, version, status["observedGeneration"]) == ("u-1", "7", 3)
-    assert (status["conditions"][0]["status"], status["conditions"][0]["reason"]) == ("True", "Valid")
+def test_a_good_profile_is_ready() -> None:
+    store = a_store()
+    at_once(reconcile_profile(MemoryApi(store), "cpu", NOON))
+    assert (ready(store)["type"], ready(store)["status"], ready(store)["reason"]) == ("Ready", "True", "Valid")
 
 
-def test_the_same_answer_is_not_written_again() -> None:
-    api = Api(PROFILE | {"status": desired_status(PROFILE, NOON)})
-    reconcile(api)
-    assert api.written == []
+def test_a_second_look_writes_nothing() -> None:
+    store = a_store()
+    api = MemoryApi(store)
+    at_once(reconcile_profile(api, "cpu", NOON))
+    version = store.version
+    at_once(reconcile_profile(api, "cpu", NOON + timedelta(hours=1)))
+    assert store.version == version
 
 
-def test_an_unusable_profile_says_why() -> None:
-    status = desired_status(PROFILE | {"spec": {"image": "trainer:latest"}}, NOON)
-    assert (status["conditions"][0]["status"], status["conditions"][0]["reason"]) == ("False", "Invalid")
-    assert "spec.image" in status["conditions"][0]["message"]
+def test_a_bad_profile_says_all_that_is_wrong_and_since_when() -> None:
+    store = a_store(limits={"maxNodes": 0, "maxGpus": -1})
+    at_once(reconcile_profile(MemoryApi(store), "cpu", NOON))
+    found = ready(store)
+    assert (found["status"], found["reason"], found["lastTransitionTime"]) == ("False", "Invalid", "2026-07-28T12:00:00Z")
+    assert "maxNodes" in found["message"]
+    assert "maxGpus" in found["message"]
 
 
-@pytest.mark.parametrize("api", [Api(None), Api(PROFILE, Forbidden("profiles are read only here"))], ids=["gone", "read only"])
-def test_nothing_to_write_is_no_error(api: Api) -> None:
-    reconcile(api)
-    assert api.written == []
+def test_an_edit_that_leaves_the_answer_moves_no_time() -> None:
+    store = a_store()
+    api = MemoryApi(store)
+    at_once(reconcile_profile(api, "cpu", NOON))
+    body = store.get(names.KIND_PROFILE, "", "cpu")
+    body["spec"]["description"] = "other words"
+    store.update(names.KIND_PROFILE, "", body)
+    at_once(reconcile_profile(api, "cpu", NOON + timedelta(hours=1)))
+    assert ready(store)["lastTransitionTime"] == "2026-07-28T12:00:00Z"
+    assert store.get(names.KIND_PROFILE, "", "cpu")["status"]["observedGeneration"] == 2
+
+
+def test_the_number_of_running_jobs_is_told() -> None:
+    store = a_store()
+    assert at_once(reconcile_profile(MemoryApi(store), "cpu", NOON, 3))
+    assert store.get(names.KIND_PROFILE, "", "cpu")["status"]["runningJobs"] == 3
+
+
+def test_a_profile_that_is_gone_is_nobody() -> None:
+    assert not at_once(reconcile_profile(MemoryApi(Store(lambda: NOON)), "cpu", NOON))
