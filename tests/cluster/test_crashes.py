@@ -19,13 +19,13 @@ def an_operator(world: World, directory: Path, crash_point: str = "") -> Operato
 
 @pytest.mark.parametrize("point", ["observed", "before", "status", "action", "after"])
 def test_an_operator_that_dies_at_any_point_is_replaced_without_a_trace(world: World, tmp_path: Path, point: str) -> None:
-    """It dies again and again at the same point, and each time a bit of work is done; then one lives and finishes."""
+    """It dies twice at the same point, with more or less work done; then one lives and finishes."""
     world.on(runs(), stage="sft")
     world.on(exits(1), stage="sft", attempt=1)
     world.submit("chat", {"spec.topology.nodes": 2})
-    for _ in range(3):
+    for _ in range(2):
         with an_operator(world, tmp_path, point) as dying:
-            eventually(lambda dying=dying: not dying.program.is_running(), 30, f"the operator dies at {point}")
+            eventually(lambda dying=dying: not dying.program.is_running(), 60, f"the operator dies at {point}")
             assert dying.program.exit_code == -signal.SIGKILL, dying.program.tail()
     with an_operator(world, tmp_path):
         world.until_stage("sft", "Running", attempt=2, deadline_seconds=60)

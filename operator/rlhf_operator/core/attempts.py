@@ -102,6 +102,8 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
     if error is not None and error.kind == "Service" and error.name == job.name and error.reason == names.REASON_NAME_CONFLICT:
         ending = failure.disruption(names.REASON_NAME_CONFLICT, error.message)  # without its Service the gang can never meet
         return end(stage, own, ending, now, job, is_deleted_by_us=True)
+    if job.name not in observed.listed and (job.is_complete or job.failure is not None or job.num_ready < stage.topology.nodes):
+        return Step(status=own, requeue_seconds=0.0)  # pods that nobody asked for are not pods that are gone: look again, with them
     pods = observed.pods_of(stage.name, job.attempt)
     if job.is_complete:
         return _verify(stage, own, job, pods, now)

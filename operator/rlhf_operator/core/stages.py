@@ -148,7 +148,9 @@ def _start(observed: Observed, walked: Walk, stage: StageSpec, own: StageStatus,
     )
     begun = walked.take(Step(status=started, wait=attempts.refused(observed, attempt)))
     if observed.job_of(stage.name, number) is not None:  # created before the status could say so: it is followed, not created again
-        return walked.take(attempts.advance(observed, begun.status, stage, started, now, may_create=False))
+        followed = walked.take(attempts.advance(observed, begun.status, stage, started, now, may_create=False))
+        has_ended = open_attempt(followed.stage(stage.name)) is None
+        return replace(followed, looks=(*followed.looks, 0.0)) if has_ended else followed
     return replace(begun, after=(*begun.after, Create("Job", job_manifest.job(observed, stage, begun.status))), looks=(*begun.looks, 10.0))
 
 
