@@ -33,7 +33,7 @@ def plane(bed: Testbed) -> ControlPlane:
 
 @pytest.fixture
 def new_job(plane: ControlPlane, directory: Path) -> Iterator[Callable[[str], LiveJob]]:
-    """Makes jobs; at the end of the test they are deleted."""
+    """Makes jobs; at the end of the test they are removed."""
     made: list[LiveJob] = []
 
     def make(name: str) -> LiveJob:
@@ -42,4 +42,4 @@ def new_job(plane: ControlPlane, directory: Path) -> Iterator[Callable[[str], Li
 
     yield make
     for job in made:
-        job.delete()
+        job.remove()

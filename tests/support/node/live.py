@@ -58,6 +58,11 @@ class LiveJob:
             if error.code != 404:
                 raise
 
+    def remove(self) -> None:
+        """Delete the job and its claim; the files stay until the cluster goes."""
+        self.delete()
+        volumes.remove_claim(self.plane.kubectl, NAMESPACE, self.name)
+
     @property
     def uid(self) -> str:
         """The job's uid."""

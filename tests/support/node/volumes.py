@@ -67,6 +67,12 @@ def make_claim(kubectl: Callable[..., str], namespace: str, name: str, directory
     kubectl("wait", "--namespace", namespace, "--for=jsonpath={.status.phase}=Bound", f"pvc/{name}", "--timeout=60s")
 
 
+def remove_claim(kubectl: Callable[..., str], namespace: str, name: str) -> None:
+    """Give the claim and its volume up; both go when the last pod that uses them is gone."""
+    kubectl("delete", "--namespace", namespace, "--wait=false", f"pvc/{name}")
+    kubectl("delete", "--wait=false", f"pv/{namespace}-{name}")
+
+
 def apply(kubectl: Callable[..., str], *objects: dict[str, Any]) -> None:
     """kubectl apply of these objects."""
     kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
