@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-node", action="store_true", help="up: a control plane only")
     options = parser.parse_args(arguments)
     if options.command == "build":
-        binaries.ensure(*binaries.CONTROL_PLANE)
+        binaries.ensure(*binaries.CONTROL_PLANE, "helm")
     elif options.command == "up":
         plane = up(directory()) if options.without_node else keep.up(directory())
         print(f"export KUBECONFIG={plane.kubeconfig} PATH={binaries.ensure('kubectl')['kubectl'].parent}:$PATH")
