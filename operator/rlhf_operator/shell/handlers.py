@@ -62,8 +62,8 @@ class Handlers:
             self._jobs.pop(uid, None)
         else:
             self._jobs[uid] = now
-        if now != before:
-            self.queue.add(key, Lane.LOW if kind is None else Lane.NORMAL)
+        if now != before:  # that a new Job has started only makes the status newer: jobs without any Job go first
+            self.queue.add(key, Lane.LOW if kind is None or (before == _NEW_JOB and not now[0]) else Lane.NORMAL)
 
     def on_profile(self, event: Mapping[str, Any]) -> None:
         """Enqueue a profile that is new or edited, and the jobs that it may have refused or that wait for its limit."""

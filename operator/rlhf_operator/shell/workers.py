@@ -112,8 +112,8 @@ class Workers:
         return (seen is not None and seen.has_begun) or self.reconciler.has_begun(key)
 
     def _look_again(self, key: Key, seconds: float | None) -> None:
-        if seconds is not None:
-            self.queue.add_after(key, seconds)
+        if seconds is not None:  # a timer is a look that nobody waits for; a repetition at once is not
+            self.queue.add_after(key, seconds, Lane.LOW if seconds > 0 else Lane.NORMAL)
         seen = self.known.get(key)
         if seen is None or not seen.is_settled:
             self.queue.add_after(key, random.uniform(*RESYNC_SECONDS), Lane.LOW)
