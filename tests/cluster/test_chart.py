@@ -14,7 +14,8 @@ from rlhf_api import names
 from tests.support.cli import rlhf_in
 from tests.support.cluster import ControlPlane
 from tests.support.cluster.binaries import ensure
-from tests.support.cluster.rest import Object, Refused
+from tests.support.cluster.rest import Object, Refused, Rest
+from tests.support.eventually import eventually
 
 REPOSITORY = Path(__file__).parents[2]
 CHART = REPOSITORY / "charts" / "rlhf-operator"
@@ -188,6 +189,38 @@ def test_the_api_server_takes_every_object_of_the_other_renders(installed: Contr
         served = [found for found in documents(helm.render(RENDERS[name])) if not found["apiVersion"].startswith("monitoring.coreos.com")]
         text = "\n---\n".join(json.dumps(found) for found in served)
         installed.kubectl("apply", "--dry-run=server", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-", stdin=text)
+
+
+def test_the_roles_of_a_namespaced_release_are_enough_and_no_more(installed: ControlPlane, helm: Helm) -> None:
+    namespaces = ("team-c", "team-d", "team-e")
+    for namespace in namespaces:
+        installed.kubectl("create", "namespace", namespace)
+    values = RENDERS["namespaced"] | {"watchNamespaces": list(namespaces[:2]), "podMonitor": {"enabled": False}}
+    helm("install", "rlhf-team", str(CHART), f"--kubeconfig={installed.kubeconfig}", values=values)
+    with installed.rest(as_user=f"system:serviceaccount:{NAMESPACE}:rlhf-team") as rest:
+        paths = [
+            "/api/v1/namespaces/team-c",
+            "/apis/rlhf.dev/v1alpha1/namespaces/team-d/rlhfjobs",
+            "/apis/rlhf.dev/v1alpha1/clusterrlhfprofiles",
+        ]
+        for path in paths:
+            eventually(lambda path=path: is_allowed(rest, path), 20, f"GET {path} is allowed")
+        for path in (
+            "/api/v1/namespaces/team-e",
+            "/api/v1/namespaces/team-c/secrets/x",
+            "/api/v1/nodes/x",
+            "/api/v1/namespaces/team-e/pods",
+        ):
+            assert not is_allowed(rest, path), path
+    helm("uninstall", "rlhf-team", f"--kubeconfig={installed.kubeconfig}")
+
+
+def is_allowed(rest: Rest, path: str) -> bool:
+    try:
+        rest.get(path)
+    except Refused as refused:
+        return refused.code != 403
+    return True
 
 
 def test_without_the_crds_the_command_line_says_so(

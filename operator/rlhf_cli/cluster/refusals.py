@@ -1,16 +1,23 @@
 """Why the API server said no, in the words of the command line: its answer in, a `CommandError` with field, value, rule and fix out."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rlhf_api import names
 from rlhf_cli.cluster.connection import EX_CONFIG, EX_FAILURE, ApiRefused, Connection
 from rlhf_cli.errors import CommandError
 
+_POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']+)' .*?denied request: (.*)", re.DOTALL)
+_STRAY_FIELD = re.compile(r'(unknown|duplicate) field "([^"]+)"')
+_STRAY = {"unknown": "is not a field of the API of this cluster: correct its name, or remove it", "duplicate": "stands twice: remove one"}
 INSTALL = "install the operator (docs/install.md), or choose another cluster with --context"
 
 
 def explain(error: ApiRefused, connection: Connection, request: str, name: str) -> CommandError:
     """The error for a command about the job `name`. `request` says what was asked, for what nobody foresaw."""
+    if (denied := _denied_by_policy(error.message)) is not None:
+        return CommandError(EX_CONFIG, denied)
     match error.code:
         case 400 | 422:
             return CommandError(EX_CONFIG, *_invalid(error))
@@ -31,25 +38,31 @@ def explain(error: ApiRefused, connection: Connection, request: str, name: str) 
 def _invalid(error: ApiRefused) -> Iterator[str]:
     """One line a field, as `rlhf validate` prints them; the server's own message when it names no field."""
     causes = error.details.get("causes") or []
+    fields = _STRAY_FIELD.findall(error.message) if not causes else []
     yield from (_cause(cause) for cause in causes)
-    if not causes:
-        yield from error.message.removeprefix("admission webhook ").splitlines()
+    yield from (f"{path}: {_STRAY[kind]}" for kind, path in fields)
+    if not causes and not fields:
+        yield from error.message.splitlines()
 
 
 def _cause(cause: Mapping[str, Any]) -> str:
-    """`field: rule`. `Invalid value: "object": rule` says nothing with its value, so the rule alone stays."""
-    message = str(cause.get("message", ""))
+    """`field: value: rule`, without the words that the server repeats: the field, and `"object"` for a value that is a mapping."""
+    field, message = cause.get("field") or "document", str(cause.get("message", ""))
     rule = message.removeprefix('Invalid value: "object": ').removeprefix("Invalid value: ")
-    return f"{cause.get('field') or 'document'}: {rule}"
+    return f"{field}: {rule.replace(f'{field} in body ', '')}"
+
+
+def _denied_by_policy(message: str) -> str | None:
+    """The rule of an admission policy that denied a request, its name and the fix; None for every other refusal."""
+    found = _POLICY.search(message)
+    if found is None:
+        return None
+    policy, rule = found.groups()
+    fix = "ask for less, or for another profile" if policy == names.PROFILE_POLICY else "change the job accordingly"
+    return f"spec: {rule} (denied by {policy}): {fix}"
 
 
 def _forbidden(error: ApiRefused, connection: Connection) -> CommandError:
-    """A policy that denies this job, or a right that the user does not have: two different fixes."""
-    marker = "denied request: "
-    if marker in error.message:
-        policy, _, rule = error.message.partition(marker)
-        name = policy.split("'")[1] if "'" in policy else "an admission policy"
-        return CommandError(EX_CONFIG, f"spec: {rule} (denied by {name}): change the job, or ask the platform team for another profile")
     fix = f"ask for the ClusterRole rlhf-user in the namespace {connection.namespace}"
     return CommandError(EX_FAILURE, f"-n: '{connection.namespace}' does not let you do this ({error.message}): {fix}")
 

@@ -35,9 +35,18 @@ def test_every_field_of_an_invalid_job_has_a_line(api: SmallApi) -> None:
     )
 
 
+def test_stray_fields_have_a_line_each(api: SmallApi) -> None:
+    message = (
+        'RLHFJob in version "v1alpha1" cannot be handled: strict decoding error: unknown field "spec.modle", duplicate field "spec.seed"'
+    )
+    assert explained(api, 400, status(400, "BadRequest", message)).lines == (
+        "spec.modle: is not a field of the API of this cluster: correct its name, or remove it",
+        "spec.seed: stands twice: remove one",
+    )
+
+
 def test_without_causes_the_message_is_what_there_is(api: SmallApi) -> None:
-    message = 'strict decoding error: unknown field "spec.modle"'
-    assert explained(api, 400, status(400, "BadRequest", message)).lines == (message,)
+    assert explained(api, 400, status(400, "BadRequest", "the body is no JSON")).lines == ("the body is no JSON",)
 
 
 @pytest.mark.parametrize(
