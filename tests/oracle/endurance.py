@@ -1,11 +1,12 @@
 """What only many steps show: PPO reaches a target on every seed, health verdicts see what is wrong, memory and handles stay.
 
-The reward is a rule here, so that "better" is not a matter of opinion: 1 for an answer that contains the letter 9, the right answer to one
-prompt in 36, else −1. Each run is a forked process of its own.
+The reward is a rule here, so that "better" is not a matter of opinion: 1 for an answer with an 8 or a 9 in it, the right answer to one
+prompt in 18, else −1. Each run is a forked process of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
@@ -17,7 +18,7 @@ from typing import Any
 from tests.chaos import zygote
 from tests.support.training import LETTERS, Workshop
 
-TARGET = 4 + LETTERS.index("9")
+TARGETS = [4 + LETTERS.index(letter) for letter in "89"]
 STEPS, ROWS = 60, 64
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
@@ -27,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "learningRate": 4e-3,
     "criticLearningRate": 1e-2,
     "maxNewTokens": 4,
-    "kl": {"coefficient": 0.02, "target": 6},
+    "kl": {"coefficient": 0.05, "target": 6},
     "normalizeReward": False,
 }
 
@@ -43,20 +44,29 @@ def a_workshop(directory: Path) -> Workshop:
 
 
 def learned(shop: Workshop, seed: int) -> dict[str, float]:
-    """Share of answers that obey the rule in the first and the last rollouts, and the largest KL."""
+    """Share of answers that obey the rule while the policy stands still and in the last three rollouts, and the largest KL."""
     lines, _ = _ppo(shop, 100 + seed, seed, SETTINGS)
     rewards = [(line["reward_mean"] + 1) / 2 for line in lines]
-    return {"before": rewards[0], "after": sum(rewards[-3:]) / 3, "kl": max(line["kl_mean"] for line in lines)}
+    return {"before": sum(rewards[:4]) / 4, "after": sum(rewards[-3:]) / 3, "kl": max(line["kl_mean"] for line in lines)}
 
 
 def health(shop: Workshop) -> dict[str, list[str]]:
-    """Verdicts of a sound run, and of one without a KL penalty and with a far too high learning rate: metrics that were called bad."""
-    broken = SETTINGS | {"kl": {"coefficient": 0.0, "target": 0.2}, "learningRate": 0.1, "maxKl": 0, "clip": 0.9}
+    """Metrics that were called bad: of a sound run, of one whose answers get worse while it is paid more, and of one that runs away."""
+    runaway = SETTINGS | {"kl": {"coefficient": 0.0, "target": 0.2}, "learningRate": 0.1, "maxKl": 0, "clip": 0.9}
+    runs = {"sound": (SETTINGS, None), "hacked": (SETTINGS, worse_and_worse), "runaway": (runaway, None)}
     found = {}
-    for number, (name, settings) in enumerate((("sound", SETTINGS), ("broken", broken))):
-        _, events = _ppo(shop, 200 + number, 0, settings)
+    for number, (name, (settings, before)) in enumerate(runs.items()):
+        _, events = _ppo(shop, 200 + number, 0, settings, before=before or (lambda: None))
         found[name] = sorted({event["metric"] for event in events if event["reason"] == "HealthBad"})
     return found
+
+
+def worse_and_worse() -> None:
+    """The checker of held-out answers, as if the policy forgot more each time: the reward is hacked."""
+    from rlhf_trainer.stages.evaluate import Examiner
+
+    matches = itertools.count(0.9, -0.1)
+    Examiner.measure = lambda self, model: {"exact_match": next(matches)}  # type: ignore[method-assign]
 
 
 def memory(shop: Workshop, *, early: int = 50, late: int = 500) -> tuple[float, float]:
@@ -118,9 +128,14 @@ def _ppo(
     run = shop.ppo(attempt=attempt, run={"seed": seed, "checkpoint": policy}, **settings)
 
     def work() -> None:
+        import torch
+
         from rlhf_trainer.stages import experience, ppo
 
-        experience.raw_scores = lambda _, batch: (batch.tokens.eq(TARGET) & batch.mask.bool()).any(dim=1).float() * 2 - 1
+        def obeys(batch: experience.Answers) -> torch.Tensor:
+            return (torch.isin(batch.tokens, torch.tensor(TARGETS)) & batch.mask.bool()).any(dim=1)
+
+        experience.raw_scores = lambda _, batch: obeys(batch).float() * 2 - 1
         before()
         ppo.run(run)
 

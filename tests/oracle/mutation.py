@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +51,6 @@ def broken(mutant: SourceMutant) -> str:
 
 def _import_once() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    import hypothesis  # noqa: F401
     import pytest  # noqa: F401
     import torch  # noqa: F401
     from transformers import AutoModelForSequenceClassification, GPT2LMHeadModel, LlamaForCausalLM, LlamaForSequenceClassification  # noqa: F401
@@ -89,6 +89,8 @@ def _test(tests: Sequence[str], directory: Path) -> None:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
         code = int(pytest.main(["-x", "-q", "--no-header", f"--basetemp={directory / 'tmp'}", *tests]))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

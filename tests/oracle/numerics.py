@@ -23,6 +23,7 @@ from tests.oracle import endurance, equivalence, ledger, mutation
 PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
 SEEDS = (0, 1, 2)
 REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
+VERDICTS: dict[str, list[str]] = {"sound": [], "hacked": ["exact_match"], "runaway": ["entropy", "kl_mean"]}
 Row = tuple[list[str], str | None]
 """Cells of a table, and what is wrong with them."""
 
@@ -67,7 +68,7 @@ def _tables() -> dict[str, tuple[str, str, list[str], Iterator[Row]]]:
             "Learning",
             f"PPO on a rule as reward, {endurance.STEPS} rollouts of 32 answers: the share of answers that obey goes from at most "
             f"{REWARD_BEFORE:g} to at least {REWARD_AFTER:g} on every seed, with a KL below {MAX_KL:g} nats an answer.",
-            ["seed", "obeys, first rollout", "obeys, last three", "largest KL"],
+            ["seed", "obeys, first four", "obeys, last three", "largest KL"],
             _learning(),
         ),
         "endurance": (
@@ -99,16 +100,12 @@ def _learning() -> Iterator[Row]:
             is_fine = found["before"] <= REWARD_BEFORE and found["after"] >= REWARD_AFTER and found["kl"] < MAX_KL
             cells = [str(seed), f"{found['before']:.2f}", f"{found['after']:.2f}", f"{found['kl']:.2f}"]
             yield cells, None if is_fine else "missed the target"
-        verdicts = endurance.health(shop)
-        yield (
-            ["bad verdicts of a sound run", "–", ", ".join(verdicts["sound"]) or "none", ""],
-            None if not verdicts["sound"] else "a sound run is called bad",
-        )
-        wanted = {"kl_mean", "entropy", "exact_match"}
-        yield (
-            ["bad verdicts without a KL penalty, at 25 times the learning rate", "–", ", ".join(verdicts["broken"]), ""],
-            None if wanted <= set(verdicts["broken"]) else f"wanted {sorted(wanted)}",
-        )
+        for name, bad in endurance.health(shop).items():
+            is_fine = bad == VERDICTS[name] if name != "runaway" else set(VERDICTS[name]) <= set(bad)
+            yield (
+                [f"bad verdicts of a run that is {name}", "–", ", ".join(bad) or "none", ""],
+                None if is_fine else f"wanted {VERDICTS[name]}",
+            )
 
 
 def _endurance() -> Iterator[Row]:

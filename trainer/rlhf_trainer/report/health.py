@@ -78,7 +78,7 @@ def judge(stage: StageType, window: Window, kl_target: float | None = None) -> l
             _above("ratio_max", 3, 10, "fewer epochsPerRollout, or a lower learningRate"),
             _above("clip_fraction", 0.2, 0.4, "fewer epochsPerRollout, or a lower learningRate"),
             _entropy,
-            _below("vf_explained_var", 0, -0.5, "longer criticWarmupSteps, or a higher criticLearningRate"),
+            _explained,
             _reward,
             _exact_match,
             _below("eos_fraction", 0.9, 0.5, "raise maxNewTokens, or check the stop tokens of the chat template"),
@@ -134,6 +134,12 @@ def _entropy(window: Window) -> Verdict | None:
         return None
     reason = f"entropy fell to {last[-1] / first:.0%} of its first ten steps"
     return Verdict("entropy", Level.BAD if last[-1] < 0.1 * first else Level.WARN, reason, "the policy collapses: raise kl.coefficient")
+
+
+def _explained(window: Window) -> Verdict | None:
+    """Only steps in which the policy learned: while the critic warms up, it may not know anything yet."""
+    trained = Window(recent=tuple(step for step in window.recent if "policy_loss" in step))
+    return _below("vf_explained_var", 0, -0.5, "longer criticWarmupSteps, or a higher criticLearningRate")(trained)
 
 
 def _reward(window: Window) -> Verdict | None:

@@ -28,11 +28,18 @@ def level_of(metric: str, stage: StageType, seen: Window, kl_target: float | Non
 @pytest.mark.parametrize(("metric", "last", "level"), [
     ("ratio_max", 2.9, OK), ("ratio_max", 5.0, WARN), ("ratio_max", 11.0, BAD),
     ("clip_fraction", 0.1, OK), ("clip_fraction", 0.3, WARN), ("clip_fraction", 0.5, BAD),
-    ("vf_explained_var", 0.1, OK), ("vf_explained_var", -0.2, WARN), ("vf_explained_var", -0.6, BAD),
     ("eos_fraction", 0.95, OK), ("eos_fraction", 0.7, WARN), ("eos_fraction", 0.3, BAD),
 ])  # fmt: skip
 def test_ppo_ranges_of_the_last_value(metric: str, last: float, level: Level) -> None:
     assert level_of(metric, StageType.PPO, window(**{metric: [last]})) is level
+
+
+@pytest.mark.parametrize(("last", "level"), [(0.1, OK), (-0.2, WARN), (-0.6, BAD)])
+def test_a_critic_is_judged_once_the_policy_learns_from_it(last: float, level: Level) -> None:
+    assert level_of("vf_explained_var", StageType.PPO, window(vf_explained_var=[last])) is OK
+    assert level_of("vf_explained_var", StageType.PPO, window(vf_explained_var=[-9.0, last], policy_loss=[0.1, 0.1])) is level
+    seen = window(vf_explained_var=[last], policy_loss=[0.1]).add({"vf_explained_var": -9.0})
+    assert level_of("vf_explained_var", StageType.PPO, seen) is level
 
 
 @pytest.mark.parametrize(("kl", "target", "level"), [
