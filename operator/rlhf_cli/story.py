@@ -140,7 +140,7 @@ def event_lines(events: Sequence[Mapping[str, Any]], now: datetime) -> list[str]
         count = (event.get("series") or {}).get("count") or event.get("count") or 1
         times = f"(x{count}) " if count > 1 else ""
         lines.append(
-            f"{age:<12} {event.get('type', ''):<8} {event.get('reason', ''):<18} {times}{event.get('message') or event.get('note', '')}"
+            f"{age:<12} {event.get('type', ''):<8} {event.get('reason', ''):<20} {times}{event.get('message') or event.get('note', '')}"
         )
     return lines
 

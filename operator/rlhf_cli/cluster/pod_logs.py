@@ -6,7 +6,7 @@ endless stream for each; the caller's thread finds new pods and prints.
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -44,13 +44,30 @@ def sources(job: Mapping[str, Any], pods: list[Object], stage: str | None, attem
     Raises:
         CommandError: 64, when the job has no such stage.
     """
+    found = all_sources(job, pods, stage, attempt)
+    newest = newest_attempts(found)
+    return [source for source in found if source.attempt == newest[source.stage]]
+
+
+def all_sources(job: Mapping[str, Any], pods: list[Object], stage: str | None, attempt: int | None) -> list[Source]:
+    """The same with every attempt, when none is named.
+
+    Raises:
+        CommandError: 64, when the job has no such stage.
+    """
     order = [row.name for row in rows_of(job)]
     if stage is not None and stage not in order:
         raise CommandError(64, f"STAGE: {stage!r} is no stage of this job: {', '.join(order)}")
-    found = [source for pod in pods if (source := _source(pod)) and stage in (None, source.stage)]
-    newest = {name: max((source.attempt for source in found if source.stage == name), default=0) for name in order}
-    wanted = [source for source in found if source.attempt == (attempt or newest.get(source.stage))]
-    return sorted(wanted, key=lambda source: (order.index(source.stage), source.attempt, source.index, source.pod))
+    found = [source for pod in pods if (source := _source(pod)) and stage in (None, source.stage) and attempt in (None, source.attempt)]
+    return sorted(found, key=lambda source: (order.index(source.stage), source.attempt, source.index, source.pod))
+
+
+def newest_attempts(found: Iterable[Source]) -> dict[str, int]:
+    """The newest attempt of each stage that has pods."""
+    newest: dict[str, int] = {}
+    for source in found:
+        newest[source.stage] = max(source.attempt, newest.get(source.stage, 0))
+    return newest
 
 
 def _source(pod: Object) -> Source | None:
@@ -94,15 +111,17 @@ def follow(
     """Lines as they are written, across pods, attempts and stages, until the stage (or the job) ends."""
     lines: SimpleQueue[str] = SimpleQueue()
     readers: dict[str, threading.Thread] = {}
+    first: Mapping[str, int] | None = None  # what is older than the newest attempt now is over; what comes later is all shown
     for job in patiently(lambda: jobs.get(name), note):
         # Asked before the pods are listed: a pod of the last moment is read now, not lost.
         is_over = _has_ended(job, stage, attempt)
         try:
-            found = sources(job, jobs.pods(job), stage, attempt)
+            found = all_sources(job, jobs.pods(job), stage, attempt)
         except Unreachable:
             continue
+        first = newest_attempts(found) if first is None else first
         for source in found:
-            if source.pod not in readers:
+            if source.pod not in readers and source.attempt >= first.get(source.stage, 0):
                 readers[source.pod] = _start(jobs, source, lines.put, poll_seconds)
         yield from _lines_of(lines, poll_seconds)
         if is_over and not any(reader.is_alive() for reader in readers.values()):

@@ -117,6 +117,25 @@ def test_following_goes_on_to_the_next_stage(api: SmallApi, jobs: Jobs) -> None:
     assert followed(jobs) == ["sft/r1/0 line 1\n", "rm/r1/0 line 1\n"]
 
 
+def test_attempts_that_come_and_go_between_two_looks_are_shown_too(api: SmallApi, jobs: Jobs) -> None:
+    serve(api, a_job(a_stage(phase="Succeeded", attempt=3), phase="Succeeded"))
+    finished = api.routes["GET", f"{JOBS}/hello"](Request("GET", "", {}, None, {}))[1]
+    running = a_job(a_stage())
+    running["metadata"]["uid"] = "u-1"
+    api.on_each("GET", f"{JOBS}/hello", (200, running), (200, finished))
+    pods = [a_pod("sft", number) for number in (1, 2, 3)]
+    api.on_each("GET", PODS, (200, {"items": []}), (200, {"items": pods}))
+    for pod in pods:
+        api.on("GET", f"{PODS}/{pod['metadata']['name']}", pod)
+        api.on("GET", f"{PODS}/{pod['metadata']['name']}/log", a_log(1))
+    assert sorted(followed(jobs)) == [f"sft/r{number}/0 line 1\n" for number in (1, 2, 3)]
+
+
+def test_an_attempt_that_was_over_before_is_not_followed(api: SmallApi, jobs: Jobs) -> None:
+    serve(api, a_job(a_stage(phase="Succeeded", attempt=2), phase="Succeeded"), a_pod("sft", 1), a_pod("sft", 2))
+    assert followed(jobs) == ["sft/r2/0 line 1\n", "sft/r2/0 line 2\n"]
+
+
 def test_a_broken_stream_costs_no_line_and_repeats_none(api: SmallApi, jobs: Jobs) -> None:
     serve(api, a_job(a_stage(phase="Succeeded"), phase="Succeeded"), a_pod("sft", 1))
     path = f"{PODS}/hello-sft-r1-0"
