@@ -18,7 +18,7 @@ from rlhf_operator.shell.workqueue import Key, Lane, WorkQueue
 
 _LOG = logging.getLogger(__name__)
 Fingerprint = tuple[object, ...]
-_NEW_JOB: Fingerprint = ((), None, False, True, None)
+_NEW_JOB: Fingerprint = ((), None, False, False, None)
 """A Job that was just created: nothing has happened to it yet."""
 
 
@@ -98,7 +98,8 @@ def fingerprint(job: Mapping[str, Any]) -> Fingerprint:
     conditions = tuple(sorted(c["type"] for c in status.get("conditions", ()) if c.get("status") == "True" and c["type"] != "Suspended"))
     started = None if spec.get("suspend") else status.get("startTime")
     is_ready = (status.get("ready") or 0) >= (spec.get("completions") or 1)
-    return (conditions, started, is_ready, not status.get("active"), job["metadata"].get("deletionTimestamp"))
+    are_pods_gone = bool(conditions) and not status.get("active")  # before its end a Job without pods is one that has just started
+    return (conditions, started, is_ready, are_pods_gone, job["metadata"].get("deletionTimestamp"))
 
 
 def register(handlers: Handlers, connection: Connection) -> kopf.OperatorRegistry:
