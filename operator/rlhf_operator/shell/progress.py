@@ -28,6 +28,8 @@ _LOG = logging.getLogger(__name__)
 TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 MAX_AT_ONCE, MISSES = 32, 3
 INTERVAL_SECONDS, JOBS_PER_SECOND, WRITE_SECONDS = 15.0, 20.0, 30.0
+FIRST_ANSWER_SECONDS = 120.0
+"""A new pod 0 imports for tens of seconds before it listens: until then silence is no miss (`Initializing` says it)."""
 
 
 @dataclass(slots=True)
@@ -97,6 +99,8 @@ class ProgressPoller:
 
     async def _missed(self, target: Target, followed: _Followed) -> None:
         """One miss is noise. After three the figures are old, and nobody can tell whether the attempt stands still."""
+        if followed.position is None and self.clock() - followed.advanced < FIRST_ANSWER_SECONDS:
+            return
         followed.misses += 1
         if followed.misses != MISSES:
             return

@@ -12,7 +12,7 @@ from rlhf_api.outcome import MAX_PROGRESS_BYTES
 from rlhf_operator.core.model import EventRecord, Reading
 from rlhf_operator.shell.metrics import Metrics
 from rlhf_operator.shell.observe import Target
-from rlhf_operator.shell.progress import INTERVAL_SECONDS, ProgressPoller, fetch
+from rlhf_operator.shell.progress import FIRST_ANSWER_SECONDS, INTERVAL_SECONDS, ProgressPoller, fetch
 from rlhf_operator.shell.workqueue import Lane, WorkQueue
 
 KEY = ("team-a", "chat")
@@ -128,11 +128,24 @@ async def test_a_job_is_not_asked_all_the_time_and_looked_at_less(world: World) 
 
 @on_a_pod
 async def test_three_misses_are_told_once(world: World) -> None:
-    world.pod.answer = lambda: web.Response(status=500)
     await world.after(0)
+    await world.after(2)
+    world.pod.answer = lambda: web.Response(status=500)
     for _ in range(6):
         await world.after(2 * INTERVAL_SECONDS)
-    assert world.reconciler.readings == [None]
+    assert world.reconciler.readings[1:] == [None]
+    assert [event.reason for event in world.recorder.events] == ["ProgressUnreachable"]
+
+
+@on_a_pod
+async def test_a_pod_that_has_not_answered_yet_has_time_to_start(world: World) -> None:
+    world.pod.answer = lambda: web.Response(status=500)
+    await world.after(0)
+    while world.now + 2 * INTERVAL_SECONDS < FIRST_ANSWER_SECONDS:
+        await world.after(2 * INTERVAL_SECONDS)
+    assert world.recorder.events == []
+    for _ in range(4):
+        await world.after(2 * INTERVAL_SECONDS)
     assert [event.reason for event in world.recorder.events] == ["ProgressUnreachable"]
 
 
