@@ -62,7 +62,9 @@ class Handlers:
             self._jobs.pop(uid, None)
         else:
             self._jobs[uid] = now
-        if now != before:  # that a new Job has started only makes the status newer: jobs without any Job go first
+        if now != before:
+            _LOG.debug("Job %s: %s, was %s", body["metadata"]["name"], now, before, extra={"job": "/".join(key)})
+            # That a new Job has started only makes the status newer: jobs without any Job go first.
             self.queue.add(key, Lane.LOW if kind is None or (before == _NEW_JOB and not now[0]) else Lane.NORMAL)
 
     def on_profile(self, event: Mapping[str, Any]) -> None:

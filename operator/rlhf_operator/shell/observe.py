@@ -190,16 +190,18 @@ async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime
     is_reopening = rerun.has_new_token(spec, observed.status)
     pods: list[LivePod] = []
     listed: set[str] = set()
-    for status in observed.status.stages:
-        job = observed.job_of(status.name, status.attempt)
-        target = soft.targets.get(status.name)
-        is_known = target is not None and target.attempt == status.attempt
-        is_steady = job is not None and is_known and _is_steady(job, status.attempt, observed, status.name)
-        if status.attempt and (is_reopening or stages.needs_pods(observed.status, status.name, status.attempt, is_steady=is_steady)):
-            selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={status.name},{names.LABEL_ATTEMPT}={status.attempt}"
+    told = {status.name: status.attempt for status in observed.status.stages if status.attempt}
+    untold = {job.stage: job.attempt for job in observed.jobs if job.stage not in told and job.owner_uid == observed.uid}
+    for stage, attempt in {**told, **untold}.items():
+        job = observed.job_of(stage, attempt)
+        target = soft.targets.get(stage)
+        is_known = target is not None and target.attempt == attempt
+        is_steady = job is not None and is_known and _is_steady(job, attempt, observed, stage)
+        if is_reopening or stage in untold or stages.needs_pods(observed.status, stage, attempt, is_steady=is_steady):
+            selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={stage},{names.LABEL_ATTEMPT}={attempt}"
             page = await api.list("Pod", observed.namespace, selector=selector, limit=2000)
             pods += [await reads.with_node(api, live.read_pod(item), now) for item in page.items]
-            listed.add(names.attempt_name(observed.name, status.name, status.attempt))
+            listed.add(names.attempt_name(observed.name, stage, attempt))
     return replace(observed, pods=tuple(pods), listed=frozenset(listed))
 
 

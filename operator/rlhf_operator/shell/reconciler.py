@@ -157,8 +157,9 @@ class Reconciler:
             return
         await self._apply(observed, action)
         soft.created.add((action.kind, action.name))
-        if action.kind == "ControllerRevision":
+        if action.kind == "ControllerRevision" and observed.profile is not None:
             soft.taken = observed.profile
+            soft.snapshots[action.name] = observed.profile.spec
 
     async def _write_status(self, observed: Observed, plan: Plan) -> None:
         assert plan.status is not None
