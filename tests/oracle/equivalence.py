@@ -117,6 +117,7 @@ def trajectory(volume: Volume, case: Case) -> Trajectory:
         AssertionError: the stage did not end with code 0.
     """
     config = volume.templates[case.stage].to_wire()["config"]
+    config |= {"learningRate": 1e-3}  # large steps would amplify the rounding of the first ones
     config |= {"packing": case.packing} if case.stage == "sft" else {}
     config |= {"ptxCoefficient": 0.0, "pretrainDataset": None, "emaDecay": 0.0} if case.stage == "ppo" else {}
     plan = {"strategy": case.strategy, "microBatchSize": case.micro_batch, "gradientCheckpointing": False}

@@ -20,6 +20,8 @@ from tests.oracle.source_mutants import MUTANTS, SourceMutant
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINER = REPOSITORY / "trainer" / "rlhf_trainer"
+QUIETLY = ["-x", "-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+"""transformers has imported some plugins of pytest already, which cannot be rewritten any more: an error otherwise."""
 TESTS_FAILED = 1  # pytest's own code; others mean that the tests could not even run
 
 
@@ -88,7 +90,7 @@ def _test(tests: Sequence[str], directory: Path) -> None:
             if "-v" not in sys.argv:
                 os.dup2(nowhere.fileno(), 1)
                 os.dup2(nowhere.fileno(), 2)
-        code = int(pytest.main(["-x", "-q", "--no-header", f"--basetemp={directory / 'tmp'}", *tests]))
+        code = int(pytest.main([*QUIETLY, f"--basetemp={directory / 'tmp'}", *tests]))
     except BaseException:
         traceback.print_exc()
     finally:

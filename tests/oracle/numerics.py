@@ -23,7 +23,9 @@ from tests.oracle import endurance, equivalence, ledger, mutation
 PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
 SEEDS = (0, 1, 2)
 REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
-VERDICTS: dict[str, list[str]] = {"sound": [], "hacked": ["exact_match"], "runaway": ["entropy", "kl_mean"]}
+VERDICTS: dict[str, set[str]] = {"sound": set(), "hacked": {"exact_match"}, "runaway": {"entropy", "kl_mean"}}
+INDIFFERENT = {"eos_fraction", "vf_explained_var"}
+"""What a model of 16 dimensions is rightly called bad for: four tokens seldom hold an end, and its critic is late."""
 Row = tuple[list[str], str | None]
 """Cells of a table, and what is wrong with them."""
 
@@ -101,10 +103,11 @@ def _learning() -> Iterator[Row]:
             cells = [str(seed), f"{found['before']:.2f}", f"{found['after']:.2f}", f"{found['kl']:.2f}"]
             yield cells, None if is_fine else "missed the target"
         for name, bad in endurance.health(shop).items():
-            is_fine = bad == VERDICTS[name] if name != "runaway" else set(VERDICTS[name]) <= set(bad)
+            judged = set(bad) - INDIFFERENT
+            is_fine = judged == VERDICTS[name] if name != "runaway" else judged >= VERDICTS[name]
             yield (
                 [f"bad verdicts of a run that is {name}", "–", ", ".join(bad) or "none", ""],
-                None if is_fine else f"wanted {VERDICTS[name]}",
+                None if is_fine else f"wanted {sorted(VERDICTS[name])}",
             )
 
 

@@ -15,6 +15,8 @@ from rlhf_api.stages import StageType
 
 Metrics = Mapping[str, float]
 NUM_FIRST, NUM_RECENT = 10, 200
+_NUM_KEPT = NUM_RECENT + 20
+"""Entries of a window: the recent steps, and the evaluations between them, which have other metrics."""
 _TREND_STEPS = 30
 _RISING, _FALLING = 1, -1
 
@@ -47,11 +49,11 @@ class Window:
     def add(self, metrics: Metrics) -> Window:
         """The window one step later."""
         early = {name: [*self.first.get(name, ()), value][:NUM_FIRST] for name, value in metrics.items()}
-        return Window({**self.first, **early}, (*self.recent, metrics)[-NUM_RECENT:])
+        return Window({**self.first, **early}, (*self.recent, metrics)[-_NUM_KEPT:])
 
     def values(self, name: str, num_steps: int = NUM_RECENT) -> list[float]:
         """The metric over the newest steps that have it."""
-        return [step[name] for step in self.recent[-num_steps:] if name in step]
+        return [step[name] for step in self.recent if name in step][-num_steps:]
 
     def baseline(self, name: str) -> float | None:
         """Mean over the first ten values, once there are more than those."""

@@ -131,3 +131,17 @@ def test_evaluations_between_steps_do_not_hide_the_first_ten() -> None:
 @pytest.mark.rule("F6")
 def test_sft_answers_that_do_not_end(eos_fraction: float, level: Level) -> None:
     assert level_of("eos_fraction", StageType.SFT, window(eos_fraction=[eos_fraction])) is level
+
+
+def test_evaluations_between_steps_hide_no_trend() -> None:
+    """An evaluation is an entry of its own: 30 steps with three of them are still 30 steps."""
+    seen = Window()
+    for step in range(30):
+        seen = seen.add({"reward_mean": step / 30, "loss": 2.0})
+        if step % 12 == 11 or step == 29:
+            seen = seen.add({"exact_match": 0.9 - step / 50})
+    assert level_of("exact_match", StageType.PPO, seen) is BAD
+    for step in range(200):
+        seen = seen.add({"loss": 2.0})
+        seen = seen.add({"eval_loss": 2.0}) if step % 20 == 0 else seen
+    assert level_of("loss", StageType.SFT, seen) is WARN
