@@ -52,9 +52,9 @@ class Decoder:
         decoded: str = self._tokenizer.decode(list(ids[:end]), skip_special_tokens=True)
         return decoded
 
-    def prompt(self, ids: Sequence[int]) -> str:
+    def prompt(self, ids: Iterable[int]) -> str:
         """A prompt as a person reads it: without the special tokens of its template."""
-        decoded: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        decoded: str = self._tokenizer.decode([int(token) for token in ids], skip_special_tokens=True)
         return decoded.strip()
 
 
