@@ -63,7 +63,7 @@ cluster-test: setup ## On a real control plane: rules, rights, faults (needs Go 
 
 e2e: setup ## In real pods on a node of its own: the chain and every fault (needs root on Debian, and Go; builds images once)
 	$(BIN)/python -m tests.support.node build
-	$(BIN)/pytest $(E2E)
+	$(BIN)/pytest $(E2E) --timeout=1500
 
 cluster-up: setup ## Start a cluster to work with; prints how kubectl finds it
 	@$(BIN)/python -m tests.support.cluster up

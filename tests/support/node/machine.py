@@ -100,7 +100,7 @@ class Node:
         Raises:
             CalledProcessError: it failed.
         """
-        subprocess.run(["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", *command], check=True)
+        subprocess.run(["nsenter", f"--target={self._pid()}", "--mount", "--pid", *command], check=True)
 
     def seen(self, path: Path) -> Path:
         """A path as the node's mounts show it, usable from outside."""
