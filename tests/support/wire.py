@@ -37,11 +37,14 @@ class Wire:
         return task
 
     async def start_process(self, *options: str) -> asyncio.subprocess.Process:
-        """`python -m rlhf_operator run`, as a user starts it."""
+        """`python -m rlhf_operator run`, as a user starts it; returns when it answers for its health."""
         kubeconfig = self.server.kubeconfig(self.directory / "kubeconfig", sorted(self.server.tokens)[0])
         command = [sys.executable, "-m", "rlhf_operator", "run", "--kubeconfig", str(kubeconfig), "--port", "0", *options]
-        process = await asyncio.create_subprocess_exec(*command)
+        process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
         self.processes.append(process)
+        assert process.stderr is not None
+        async with asyncio.timeout(60):
+            assert b"health and metrics" in await process.stderr.readline()
         return process
 
     async def until_watching(self) -> None:
