@@ -18,6 +18,7 @@ from typing import Any, Self
 from tests.support.cluster import binaries
 from tests.support.cluster.process import Program
 from tests.support.cluster.rest import Rest
+from tests.support.eventually import eventually
 
 SERVICE_RANGE = "10.96.0.0/16"
 API_SERVICE_IP = "10.96.0.1"
@@ -248,7 +249,10 @@ def install_crds(plane: ControlPlane, *, with_limits: bool = False) -> None:
     """Install what `crds/` has, and wait until the API server serves it. `with_limits`: the optional policy on profiles' limits too."""
     files = [CRDS, *([CRDS / "optional"] if with_limits else [])]
     plane.kubectl("apply", "--server-side", *(f"--filename={path}" for path in files))
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/rlhfjobs.rlhf.dev", "crd/clusterrlhfprofiles.rlhf.dev")
+    # Not `kubectl wait`: for a moment a new CRD has `conditions: null`, and kubectl 1.36 ends with an accessor error on it.
+    established = "--output=jsonpath={.items[*].status.conditions[?(@.type=='Established')].status}"
+    crds = ("crd/rlhfjobs.rlhf.dev", "crd/clusterrlhfprofiles.rlhf.dev")
+    eventually(lambda: plane.kubectl("get", *crds, established).split() == ["True", "True"], 30, "the CRDs are established")
 
 
 def free_ports(count: int) -> list[int]:
