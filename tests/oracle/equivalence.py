@@ -20,7 +20,8 @@ from tests.chaos.jobs import Volume
 from tests.support.jobs import SFT, Rlhf, a_job_file
 
 Trajectory = list[tuple[float, ...]]
-TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
+TOLERANCE = {"fp32": 2e-5, "bf16": 0.1}
+"""A single number of a single step: about three times what was measured. The mean below is the sharper judgement."""
 FLOOR = {"fp32": 2e-6, "bf16": 5e-3}
 """Mean differences below this are rounding, whichever way they point."""
 SIGMAS = 4.0

@@ -20,7 +20,7 @@ from tests.oracle.source_mutants import MUTANTS, SourceMutant
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINER = REPOSITORY / "trainer" / "rlhf_trainer"
-QUIETLY = ["-x", "-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+QUIETLY = ["-x", "-q", "--no-header", "--timeout=120", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
 """transformers has imported some plugins of pytest already, which cannot be rewritten any more: an error otherwise."""
 TESTS_FAILED = 1  # pytest's own code; others mean that the tests could not even run
 
