@@ -1,6 +1,6 @@
 """How fast a burst of RLHFJobs becomes Jobs, and what that costs: on a real control plane, everything on this machine.
 
-    python -m tests.bench.operator --jobs 300 [--runs 5] [--json]
+    python -m tests.bench.operator --jobs 300 [--runs 5] [--json] [--profile FILE]
 
 Eight clients create the jobs (two nodes, an existing claim, no NetworkPolicy); a recording watch stamps the first sight of each RLHFJob and of its
 first Job, because creation times have whole seconds. CPU times are the processes' own from /proc; writes and reads are the operator's own
@@ -202,7 +202,8 @@ def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
         measure(load, 20, hello_rlhf())
         costs = measure(load, COST_REQUESTS, hello_rlhf())
         load.close()
-        with Operator(plane, Path(directory) / "operator", flags=["--request-burst=10000"]).wait_until_ready() as operator:
+        operator_flags = ["--request-burst=10000"]
+        with Operator(plane, Path(directory) / "operator", flags=operator_flags, profile=options.profile).wait_until_ready() as operator:
             bench = Bench(plane, operator)
             try:
                 yield {"api_cpu_ms_per_create": costs["create"], "api_cpu_ms_per_status_write": costs["status"]}, bench
@@ -244,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--jobs", type=int, default=300)
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one line on standard output")
+    parser.add_argument(
+        "--profile", type=Path, metavar="FILE", help="what cProfile saw of the operator, for pstats; it slows the operator down"
+    )
     options = parser.parse_args(arguments)
     runs = []
     for _ in range(options.runs):

@@ -24,16 +24,33 @@ class Operator:
     Args:
         crash_point: it ends itself there (`RLHF_CRASH_POINT`).
         flags: further flags of `run`.
+        profile: where cProfile leaves its figures when the operator has ended.
     """
 
     def __init__(
-        self, plane: ControlPlane, directory: Path, *, namespaces: Sequence[str] = (), crash_point: str = "", flags: Sequence[str] = ()
+        self,
+        plane: ControlPlane,
+        directory: Path,
+        *,
+        namespaces: Sequence[str] = (),
+        crash_point: str = "",
+        flags: Sequence[str] = (),
+        profile: Path | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         rights.install(plane)
         kubeconfig = plane.service_account_kubeconfig(rights.NAMESPACE, rights.ACCOUNT)
         (self.port,) = free_ports(1)
-        command = [sys.executable, "-m", "rlhf_operator", "run", f"--kubeconfig={kubeconfig}", f"--lease-namespace={rights.NAMESPACE}"]
+        profiled = ["-m", "cProfile", "-o", str(profile)] if profile else []
+        command = [
+            sys.executable,
+            *profiled,
+            "-m",
+            "rlhf_operator",
+            "run",
+            f"--kubeconfig={kubeconfig}",
+            f"--lease-namespace={rights.NAMESPACE}",
+        ]
         command += [f"--port={self.port}", *(f"--namespace={name}" for name in namespaces), *flags]
         environment = {**os.environ, **({"RLHF_CRASH_POINT": crash_point} if crash_point else {})}
         self.log = directory / f"operator-{self.port}.log"
