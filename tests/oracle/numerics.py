@@ -22,7 +22,8 @@ from tests.oracle import endurance, equivalence, ledger, mutation
 
 PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
 SEEDS = (0, 1, 2)
-REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
+REWARD_BEFORE, REWARD_AFTER, MEMORY_CHANGE = 0.1, 0.8, 0.02
+MAX_KL: float = endurance.SETTINGS["kl"]["target"]
 VERDICTS: dict[str, set[str]] = {"sound": set(), "hacked": {"exact_match"}, "runaway": {"entropy", "kl_mean"}}
 INDIFFERENT = {"eos_fraction", "vf_explained_var"}
 """What a model of 16 dimensions is rightly called bad for: four tokens seldom hold an end, and its critic is late."""
