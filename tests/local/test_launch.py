@@ -40,7 +40,8 @@ class Launcher:
         content = json.dumps(run_wire(**stage | changes)).encode()
         run_file = self.directory / "run.json"
         run_file.write_bytes(content)
-        environment = os.environ | {
+        # The session is offline already (conftest.py): the launcher has to say so itself.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")} | {
             "FAKE_STAGE": behaviour, "PET_NNODES": str(nodes), "PET_NPROC_PER_NODE": str(workers), "PET_NODE_RANK": str(node),
             "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port), "RLHF_RUN_SHA256": run_sha256(content),
             "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
