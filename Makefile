@@ -36,7 +36,7 @@ demo-real: setup ## The same chain on a real pretrained model (Gemma-3 270M, fet
 	$(BIN)/python examples/real-model/check.py .rlhf/real-chat models/real-chat
 
 ##@ Work on it
-test: lint ## Everything that CI runs: lint, then the unit, oracle, wire and local tests
+test: lint ## What needs Python only: lint, then the unit, oracle, wire and local tests (.ci/run adds cluster-test and e2e)
 	$(BIN)/pytest $(UNIT) $(ORACLE) $(WIRE) $(LOCAL)
 
 test-unit: setup ## Pure code only, in about a minute
