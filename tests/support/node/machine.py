@@ -44,6 +44,8 @@ class Node:
         self.directory = directory
         self.socket = directory / "containerd.sock"
         self._pid_file = directory / "init.pid"
+        self._program: Program | None = None  # of the process that started the node: it has to collect it at the end
+        self._program: Program | None = None
 
     @classmethod
     def start(cls, directory: Path, kubeconfig: Path, *, outlives_us: bool = False) -> Self:
@@ -59,8 +61,8 @@ class Node:
         namespaces = ["--mount", "--pid", "--fork", "--kill-child=SIGTERM"]
         command = ["nsenter", f"--net={network.NAMESPACE_PATH}", "unshare", *namespaces, sys.executable, _file("init.py"), node._plan_file]
         try:
-            program = Program(command, directory / "logs" / "init.log", outlives_us=outlives_us)
-            program.wait_until(node._pid_file.exists, _READY_SECONDS)
+            node._program = Program(command, directory / "logs" / "init.log", outlives_us=outlives_us)
+            node._program.wait_until(node._pid_file.exists, _READY_SECONDS)
         except BaseException:
             node.stop()
             raise
@@ -91,6 +93,10 @@ class Node:
             except AssertionError:
                 os.kill(pid, signal.SIGKILL)  # and with process 1 goes everything in its namespace
                 eventually(lambda: not _exists(pid), _END_SECONDS, "the end of the killed node")
+        if self._program is not None:
+            self._program.stop()  # it ended with process 1; this collects what is left of it
+        if self._program is not None:
+            self._program.stop()
         self._pid_file.unlink(missing_ok=True)
         remove_cgroups()
 
