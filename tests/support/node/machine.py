@@ -45,7 +45,6 @@ class Node:
         self.socket = directory / "containerd.sock"
         self._pid_file = directory / "init.pid"
         self._program: Program | None = None  # of the process that started the node: it has to collect it at the end
-        self._program: Program | None = None
 
     @classmethod
     def start(cls, directory: Path, kubeconfig: Path, *, outlives_us: bool = False) -> Self:
@@ -95,8 +94,6 @@ class Node:
                 eventually(lambda: not _exists(pid), _END_SECONDS, "the end of the killed node")
         if self._program is not None:
             self._program.stop()  # it ended with process 1; this collects what is left of it
-        if self._program is not None:
-            self._program.stop()
         self._pid_file.unlink(missing_ok=True)
         remove_cgroups()
 
