@@ -7,7 +7,6 @@ exit code of the process. Rules for a working directory that already holds a job
 
 import json
 import time
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from rlhf_cli.errors import CommandError, refused
 from rlhf_cli.interrupts import StopRequests
 from rlhf_cli.job_files import read_object
 from rlhf_cli.live import display
-from rlhf_cli.stage_rows import phase_of, stage_to_repeat
+from rlhf_cli.stage_rows import new_rerun, phase_of
 from rlhf_cli.summary import print_summary, result_of
 from rlhf_operator.local.discard import discard
 from rlhf_operator.local.processes import LocalRuntime
@@ -66,7 +65,7 @@ def _continue(session: LocalSession, edited: dict[str, Any] | None) -> None:
     """Bring the spec to where `run` goes on: not suspended, with the user's edits, and with a new token when a stage has failed."""
     found = session.job()
     has_failed = phase_of(found) == "Failed"
-    rerun = {"fromStage": stage_to_repeat(found), "token": uuid.uuid4().hex[:12]} if has_failed else None
+    rerun = new_rerun(found) if has_failed else None
     if edited is not None:
         session.replace_spec(_edited_job(found, edited, rerun))
     elif rerun is not None:

@@ -3,6 +3,7 @@
 `live.py` draws the rows, `rlhf get` prints them. The status is the only source: on a cluster the same rows could be shown.
 """
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -98,6 +99,11 @@ def stage_to_repeat(job: Mapping[str, Any]) -> str:
     names = [stage["name"] for stage in job["spec"]["stages"]]
     failed = {stage["name"] for stage in (job.get("status") or {}).get("stages") or [] if stage.get("phase") == "Failed"}
     return str(next((name for name in names if name in failed), names[0]))
+
+
+def new_rerun(job: Mapping[str, Any]) -> dict[str, str]:
+    """What `spec.rerun` has to be so that a failed job runs its failed stage again."""
+    return {"fromStage": stage_to_repeat(job), "token": uuid.uuid4().hex[:12]}
 
 
 def duration(seconds: float | None) -> str:

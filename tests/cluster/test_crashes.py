@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_operator.shell.crash import POINTS
 from tests.support.cluster import ControlPlane
 from tests.support.cluster.operator import Operator
 from tests.support.cluster.plays import exits, runs, succeeds
@@ -17,7 +18,7 @@ def an_operator(world: World, directory: Path, crash_point: str = "") -> Operato
     return Operator(world.plane, directory, namespaces=(world.namespace,), crash_point=crash_point, flags=("--no-leader-election",))
 
 
-@pytest.mark.parametrize("point", ["observed", "before", "status", "action", "after"])
+@pytest.mark.parametrize("point", POINTS)
 def test_an_operator_that_dies_at_any_point_is_replaced_without_a_trace(world: World, tmp_path: Path, point: str) -> None:
     """It dies twice at the same point, with more or less work done; then one lives and finishes."""
     world.on(runs(), stage="sft")

@@ -17,6 +17,7 @@ from rlhf_api.outcome import ExitCode
 from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.session import Busy, LocalSession, NoSuchJob, Refused
+from rlhf_operator.shell.crash import POINTS
 from rlhf_operator.shell.kube import Object, Throttled, Unavailable
 from tests.support.backend import TINY_POD
 from tests.support.eventually import eventually
@@ -204,7 +205,7 @@ def test_cancelling_a_job_that_nobody_drives_ends_its_pods(desk: Desk) -> None:
     assert _pods_of(desk.workdir) == []
 
 
-@pytest.mark.parametrize("point", ["observed", "before", "status", "action", "after"])
+@pytest.mark.parametrize("point", POINTS)
 def test_a_crash_at_any_point_loses_nothing(desk: Desk, point: str) -> None:
     driver = start_driver(desk, RLHF_CRASH_POINT=point)
     assert driver.wait(60) == -signal.SIGKILL

@@ -3,14 +3,13 @@
 The operator acts on the spec alone (`suspend`, `rerun`), so these commands need no more rights than `kubectl apply`.
 """
 
-import uuid
 from pathlib import Path
 
 from rlhf_cli.cluster.connection import EX_CONFIG
 from rlhf_cli.cluster.jobs import Jobs, Object
 from rlhf_cli.errors import CommandError, refused
 from rlhf_cli.job_files import read_object
-from rlhf_cli.stage_rows import phase_of, stage_to_repeat
+from rlhf_cli.stage_rows import new_rerun, phase_of
 
 
 def submit(jobs: Jobs, job_file: Path, *, is_namespace_given: bool) -> Object:
@@ -48,9 +47,9 @@ def resume(jobs: Jobs, name: str) -> str:
     """Let a suspended job go on, or run the failed stage of a failed one again. What happens now, in a sentence."""
     job = jobs.get(name)
     if phase_of(job) == "Failed":
-        stage = stage_to_repeat(job)
-        jobs.patch(name, {"suspend": None, "rerun": {"fromStage": stage, "token": uuid.uuid4().hex[:12]}})
-        return f"{name} runs again from its stage {stage}"
+        rerun = new_rerun(job)
+        jobs.patch(name, {"suspend": None, "rerun": rerun})
+        return f"{name} runs again from its stage {rerun['fromStage']}"
     if not job["spec"].get("suspend"):
         return f"{name} is not suspended ({phase_of(job)}); there is nothing to resume"
     jobs.patch(name, {"suspend": None})

@@ -10,8 +10,8 @@ from typing import Any
 from rich.console import Console
 
 from rlhf_cli.cluster.connection import Unreachable
-from rlhf_cli.endings import code_of
 from rlhf_cli.live import display
+from rlhf_operator.core.endings import code_of
 
 POLL_SECONDS = 1.0
 """One GET a second: less than a `kubectl get -w` of one user costs the API server."""

@@ -61,13 +61,23 @@ def _of_stage(observed: Observed, old: StageStatus | None, new: StageStatus) -> 
             yield EventRecord(_NORMAL, names.EVENT_ATTEMPT_STARTED, f"{about}: Job {attempt.job_name}")
         if attempt.resumed_from is not None and (before is None or before.resumed_from is None):
             yield from _of_resumption(about, old.checkpoint if old else None, attempt.resumed_from)
-        if attempt.outcome is not None and (before is None or before.outcome is None):
+        if _has_just_ended(before, attempt):
             yield from _of_ending(observed, about, new, attempt)
     if new.phase is StagePhase.SUCCEEDED and (old is None or old.phase is not StagePhase.SUCCEEDED):
         kind = "artifact" if new.type is StageType.PUBLISH else "output"
         yield EventRecord(_NORMAL, names.EVENT_STAGE_SUCCEEDED, f"Stage {new.name}: {kind} {new.output.digest if new.output else ''}")
     if new.phase is StagePhase.FAILED and (old is None or old.phase is not StagePhase.FAILED):
         yield EventRecord(_WARNING, names.EVENT_STAGE_FAILED, f"Stage {new.name}: {new.reason}: {new.message}")
+
+
+def newly_ended(old: StageStatus | None, new: StageStatus) -> Iterator[AttemptStatus]:
+    """Attempts that have an outcome now and had none before."""
+    known = {attempt.attempt: attempt for attempt in old.attempts} if old else {}
+    return (attempt for attempt in new.attempts if _has_just_ended(known.get(attempt.attempt), attempt))
+
+
+def _has_just_ended(before: AttemptStatus | None, attempt: AttemptStatus) -> bool:
+    return attempt.outcome is not None and (before is None or before.outcome is None)
 
 
 def _of_resumption(about: str, newest: CheckpointStatus | None, used: CheckpointStatus) -> Iterator[EventRecord]:

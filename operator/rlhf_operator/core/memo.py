@@ -16,11 +16,11 @@ MAX_ANSWERS = 512
 
 def by_identity(function: Callable[P, T]) -> Callable[P, T]:
     """The function, which answers from memory when it is called with the very same objects again. Exceptions are not remembered."""
-    answers: OrderedDict[tuple[int, ...], tuple[tuple[object, ...], T]] = OrderedDict()
+    answers: OrderedDict[tuple[object, ...], tuple[tuple[object, ...], T]] = OrderedDict()
 
     @functools.wraps(function)
     def remembered(*args: P.args, **kwargs: P.kwargs) -> T:
-        key = (*map(id, args), *map(id, kwargs.values()))
+        key = (*map(id, args), *((name, id(value)) for name, value in kwargs.items()))
         if key in answers:
             return answers[key][1]
         answer = function(*args, **kwargs)

@@ -11,12 +11,13 @@ from typing import Any
 
 from rlhf_api import names
 from rlhf_api.job import RLHFJob
-from rlhf_api.outcome import ExitCode, exit_code_of
 from rlhf_api.problems import InvalidJob, Problem
 from rlhf_api.profile import ProfileSpec
-from rlhf_api.status import JobStatus, StagePhase
+from rlhf_api.status import JobStatus
 from rlhf_api.validate import find_change_problems, find_problems, find_unsupported, parse_job, parse_profile
+from rlhf_operator.core import endings
 from rlhf_operator.core.specs import stages_of, uris_of
+from rlhf_operator.core.status import is_over
 from rlhf_operator.local.cluster import LocalCluster, utc_now
 from rlhf_operator.local.faults import Faults
 from rlhf_operator.local.machine import Machine, profile_of, this_machine
@@ -196,18 +197,12 @@ class LocalSession:
     def exit_code(self) -> int:
         """What `rlhf run` and `resume` exit with: 0 Complete; the code of the outcome that failed the job; 64 or 69 refused; 130
         interrupted; 1 otherwise."""
-        status = JobStatus.from_wire(self.job().get("status", {}))
-        conditions = {condition.type: condition for condition in status.conditions}
-        if _is_true(status, names.CONDITION_COMPLETE):
-            return 0
-        if _is_true(status, names.CONDITION_FAILED):
-            return _code_of_failure(status)
-        if self._was_interrupted:
+        job = self.job()
+        status = JobStatus.from_wire(job.get("status", {}))
+        if self._was_interrupted and not is_over(status):
             return INTERRUPTED
-        accepted = conditions.get(names.CONDITION_ACCEPTED)
-        if accepted is not None and accepted.status == "False":
-            return ExitCode.UNSUPPORTED if accepted.reason == names.REASON_UNSUPPORTED else ExitCode.CONFIG
-        return 1
+        code = endings.code_of(job)
+        return endings.WITHOUT_CODE if code is None else code
 
     def _create(self, job: RLHFJob) -> Object:
         store = Store(utc_now, self._workdir.state)
@@ -279,15 +274,3 @@ class LocalSession:
             cluster.change_spec(lambda spec: spec.update(suspend=True))
         if self._workdir.take_suspend_note():
             cluster.change_spec(lambda spec: spec.update(suspend=True))
-
-
-def _is_true(status: JobStatus, kind: str) -> bool:
-    return any(condition.type == kind and condition.status == "True" for condition in status.conditions)
-
-
-def _code_of_failure(status: JobStatus) -> int:
-    """The contract's code of the outcome that failed the first failed stage; the pod's own where there is no contract."""
-    failed = next(stage for stage in status.stages if stage.phase is StagePhase.FAILED)
-    attempt = failed.attempts[-1]
-    code = exit_code_of(attempt.outcome) if attempt.outcome is not None else None
-    return int(code or attempt.exit_code or 1)

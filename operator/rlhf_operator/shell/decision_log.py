@@ -3,6 +3,7 @@
 import logging
 
 from rlhf_api.status import StageStatus
+from rlhf_operator.core.events import newly_ended
 from rlhf_operator.core.model import Observed, Plan
 
 _LOG = logging.getLogger(__name__)
@@ -21,10 +22,7 @@ def tell(observed: Observed, plan: Plan) -> None:
 
 
 def _tell_endings(job: dict[str, str], old: StageStatus | None, new: StageStatus) -> None:
-    ended = {attempt.attempt for attempt in old.attempts if attempt.outcome is not None} if old else set()
-    for attempt in new.attempts:
-        if attempt.outcome is None or attempt.attempt in ended:
-            continue
+    for attempt in newly_ended(old, new):
         evidence = {"outcome": str(attempt.outcome), "culprit": attempt.pod, "exit_code": attempt.exit_code}
         extra = {**job, "stage": new.name, "attempt": attempt.attempt, **evidence}
         _LOG.info("attempt ended; the stage is %s", new.phase, extra=extra)

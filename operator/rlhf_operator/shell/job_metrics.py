@@ -7,6 +7,7 @@ process counts.
 from datetime import datetime
 
 from rlhf_api.status import AttemptStatus, JobPhase, JobStatus, StagePhase, StageStatus
+from rlhf_operator.core.events import newly_ended
 from rlhf_operator.core.model import Observed
 from rlhf_operator.core.specs import stages_of
 from rlhf_operator.shell.metrics import Metrics
@@ -32,11 +33,9 @@ def count_first_job(metrics: Metrics, observed: Observed, now: datetime) -> None
 
 
 def _count_attempts(metrics: Metrics, observed: Observed, old: StageStatus, new: StageStatus, now: datetime) -> None:
-    ended = {attempt.attempt for attempt in old.attempts if attempt.outcome is not None}
-    for attempt in new.attempts:
-        if attempt.outcome is not None and attempt.attempt not in ended:
-            metrics.attempts.labels(new.type, attempt.outcome).inc()
-            metrics.stage_gpu_seconds.labels(new.type).inc(_gpu_seconds(observed, new, attempt))
+    for attempt in newly_ended(old, new):
+        metrics.attempts.labels(new.type, attempt.outcome).inc()
+        metrics.stage_gpu_seconds.labels(new.type).inc(_gpu_seconds(observed, new, attempt))
     before = new.attempts[-2] if len(new.attempts) > 1 else None
     if new.attempt > old.attempt and before is not None and before.end_time is not None:
         metrics.attempt_restart.observe(_seconds(before.end_time, now))

@@ -6,7 +6,7 @@ from typing import Any
 from rlhf_api import names
 from rlhf_api.outcome import ExitCode, Outcome, exit_code_of
 
-EX_FAILURE = 1
+WITHOUT_CODE = 1
 
 
 def code_of(job: Mapping[str, Any]) -> int | None:
@@ -33,4 +33,4 @@ def _code_of_failure(status: Mapping[str, Any]) -> int:
     attempt = (failed.get("attempts") or [{}])[-1]
     outcome = attempt.get("outcome")
     code = exit_code_of(Outcome(outcome)) if outcome in {known.value for known in Outcome} else None
-    return int(code or attempt.get("exitCode") or EX_FAILURE)
+    return int(code or attempt.get("exitCode") or WITHOUT_CODE)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_cli.endings import code_of
+from rlhf_operator.core.endings import code_of
 from tests.support.statuses import a_job, a_stage
 
 
