@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli.errors import CommandError
-
-EX_CONFIG = 64
 
 
 def parse_claims(options: list[str]) -> dict[str, Path]:
@@ -17,11 +16,11 @@ def parse_claims(options: list[str]) -> dict[str, Path]:
     for option in options:
         name, separator, directory = option.partition("=")
         if not (name and separator and directory):
-            raise CommandError(EX_CONFIG, f"--claim: {option!r} must be NAME=DIR, for example --claim models=./models")
+            raise CommandError(ExitCode.CONFIG, f"--claim: {option!r} must be NAME=DIR, for example --claim models=./models")
         if name in claims:
-            raise CommandError(EX_CONFIG, f"--claim: {name!r} is given twice; one directory stands for one claim")
+            raise CommandError(ExitCode.CONFIG, f"--claim: {name!r} is given twice; one directory stands for one claim")
         path = Path(directory).expanduser().absolute()
         if not path.is_dir():
-            raise CommandError(EX_CONFIG, f"--claim: {option!r} names no directory; create it first: mkdir -p {directory}")
+            raise CommandError(ExitCode.CONFIG, f"--claim: {option!r} names no directory; create it first: mkdir -p {directory}")
         claims[name] = path
     return claims

@@ -14,9 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli import workdirs
 from rlhf_cli.claims import parse_claims
-from rlhf_cli.errors import CommandError, refused
+from rlhf_cli.errors import EX_FAILURE, EX_INTERRUPTED, CommandError, refused
 from rlhf_cli.interrupts import StopRequests
 from rlhf_cli.job_files import read_object
 from rlhf_cli.live import display
@@ -26,8 +27,6 @@ from rlhf_operator.local.discard import discard
 from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.session import Busy, LocalSession, Refused
 from rlhf_operator.local.workdir import Workdir
-
-EX_FAILURE, EX_CONFIG, EX_STORAGE, EX_INTERRUPTED = 1, 64, 74, 130
 
 
 def start(job_file: Path, *, workdir: Path | None, claims: list[str], profile: Path | None, is_fresh: bool, as_json: bool) -> int:
@@ -82,7 +81,7 @@ def _edited_job(found: Mapping[str, Any], edited: dict[str, Any], rerun: Mapping
     _refuse_problems(edited)
     new_name, name = edited["metadata"]["name"], found["metadata"]["name"]
     if new_name != name:
-        raise CommandError(EX_CONFIG, f"metadata.name: {new_name!r} is not the job to resume: {name!r}")
+        raise CommandError(ExitCode.CONFIG, f"metadata.name: {new_name!r} is not the job to resume: {name!r}")
     own = edited["spec"].get("rerun") or {}
     if rerun is None or own.get("token") not in (None, found["status"].get("rerunToken")):
         return edited
@@ -129,7 +128,7 @@ def _read_profile(file: Path | None) -> dict[str, Any] | None:
 def _make_room(session: LocalSession, directory: Path, is_fresh: bool) -> None:
     if not is_fresh:
         found = f"--workdir: '{directory}' holds a job already ({phase_of(session.job())})"
-        raise CommandError(EX_CONFIG, f"{found}: go on with `rlhf resume {handle(directory)}`, or discard it with --fresh")
+        raise CommandError(ExitCode.CONFIG, f"{found}: go on with `rlhf resume {handle(directory)}`, or discard it with --fresh")
     discard(Workdir(directory.resolve()), LocalRuntime())
 
 
@@ -146,7 +145,7 @@ def _explained(directory: Path) -> Iterator[None]:
         raise CommandError(EX_FAILURE, f"{error}: {hint}") from error
     except OSError as error:
         what = f"--workdir: '{directory}' cannot be written ({error.strerror or error})"
-        raise CommandError(EX_STORAGE, f"{what}: free space, or name another directory") from error
+        raise CommandError(ExitCode.STORAGE, f"{what}: free space, or name another directory") from error
 
 
 def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     # Not at run time: `rlhf --help` need not load pydantic.
     from rlhf_api.problems import Problem
 
+EX_FAILURE, EX_INTERRUPTED = 1, 130
+"""What `rlhf` adds to the exit codes of stages: something failed that is not the user's input; Ctrl-C."""
+
 
 class CommandError(Exception):
     """The command cannot go on.

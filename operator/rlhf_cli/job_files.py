@@ -13,9 +13,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli.errors import CommandError
 
-EX_CONFIG = 64
 MAX_BYTES = 1 << 20
 """No API server stores a larger object (etcd's limit is 1.5 MiB). A data file given by mistake is not parsed as YAML."""
 
@@ -48,15 +48,15 @@ def parse_text(name: str, text: str, what: str = "job file") -> dict[str, Any]:
         documents = [document for document in _parse(name, text) if document is not None]
         odd_keys = list(_odd_keys(documents))
     except RecursionError as error:
-        raise CommandError(EX_CONFIG, f"{name}: is nested too deeply, or an anchor contains itself") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: is nested too deeply, or an anchor contains itself") from error
     if len(documents) != 1:
         found = f"{len(documents)} documents" if documents else "nothing"
-        raise CommandError(EX_CONFIG, f"{name}: holds {found}; a {what} is exactly one object: give one file to each")
+        raise CommandError(ExitCode.CONFIG, f"{name}: holds {found}; a {what} is exactly one object: give one file to each")
     if not isinstance(documents[0], dict):
         kind = "a list" if isinstance(documents[0], list) else type(documents[0]).__name__
-        raise CommandError(EX_CONFIG, f"{name}: holds {kind}; a {what} is a mapping that starts with apiVersion and kind")
+        raise CommandError(ExitCode.CONFIG, f"{name}: holds {kind}; a {what} is a mapping that starts with apiVersion and kind")
     if odd_keys:
-        raise CommandError(EX_CONFIG, *(f"{name}: the key {key} must be text: quote it" for key in odd_keys))
+        raise CommandError(ExitCode.CONFIG, *(f"{name}: the key {key} must be text: quote it" for key in odd_keys))
     return cast(dict[str, Any], documents[0])
 
 
@@ -64,13 +64,15 @@ def _read(file: Path, name: str, what: str) -> str:
     try:
         data = sys.stdin.buffer.read(MAX_BYTES + 1) if str(file) == "-" else _first_bytes(file)
     except OSError as error:
-        raise CommandError(EX_CONFIG, f"{name}: cannot be read ({error.strerror}): name the {what}, or - for standard input") from error
+        raise CommandError(
+            ExitCode.CONFIG, f"{name}: cannot be read ({error.strerror}): name the {what}, or - for standard input"
+        ) from error
     if len(data) > MAX_BYTES:
-        raise CommandError(EX_CONFIG, f"{name}: is larger than {MAX_BYTES} bytes; a {what} is small: is this a data file?")
+        raise CommandError(ExitCode.CONFIG, f"{name}: is larger than {MAX_BYTES} bytes; a {what} is small: is this a data file?")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CommandError(EX_CONFIG, f"{name}: byte {error.start} is not UTF-8; save the {what} as UTF-8 text") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: byte {error.start} is not UTF-8; save the {what} as UTF-8 text") from error
 
 
 def _first_bytes(file: Path) -> bytes:
@@ -84,9 +86,9 @@ def _parse(name: str, text: str) -> Iterator[object]:
     try:
         yield from yaml.load_all(text)
     except MarkedYAMLError as error:
-        raise CommandError(EX_CONFIG, _explain(name, error)) from error
+        raise CommandError(ExitCode.CONFIG, _explain(name, error)) from error
     except YAMLError as error:
-        raise CommandError(EX_CONFIG, f"{name}: {str(error).splitlines()[0]}") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: {str(error).splitlines()[0]}") from error
 
 
 def _explain(name: str, error: MarkedYAMLError) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_api.job import RLHFJobSpec
+from rlhf_api.outcome import ExitCode
 from rlhf_api.planning.plan import DoesNotFit, NotSupported, StagePlan, plan_stage
 from rlhf_api.planning.steps import topology_of
 from rlhf_api.profile import ProfileSpec
@@ -20,7 +21,6 @@ from rlhf_operator.local.machine import profile_of, this_machine
 
 GIB = 1024**3
 TYPICAL_GPUS = ProfileSpec.from_wire({"image": "local", "allowUnpinnedImage": True, "gpu": {"memoryGiB": 80}})
-EX_CONFIG, EX_UNSUPPORTED = 64, 69
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +62,9 @@ def _row(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> PlanRow:
     try:
         return replace(row, plan=plan_stage(spec, stage, profile))
     except DoesNotFit as error:
-        return replace(row, problem=str(error), exit_code=EX_CONFIG)
+        return replace(row, problem=str(error), exit_code=ExitCode.CONFIG)
     except NotSupported as error:
-        return replace(row, problem=str(error), exit_code=EX_UNSUPPORTED)
+        return replace(row, problem=str(error), exit_code=ExitCode.UNSUPPORTED)
 
 
 def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli.errors import CommandError
 
-EX_CONFIG = 64
 HOME = Path(".rlhf")
 
 
@@ -46,19 +46,19 @@ def find_workdir(job: str | None, workdir: Path | None) -> Path:
         return _existing(path, job)
     if path.is_file():
         return _existing(default_workdir(_name_in(path)), job)
-    raise CommandError(EX_CONFIG, f"JOB: {job!r} is no job here: {_known()}")
+    raise CommandError(ExitCode.CONFIG, f"JOB: {job!r} is no job here: {_known()}")
 
 
 def _existing(directory: Path, given: str) -> Path:
     if not is_workdir(directory):
-        raise CommandError(EX_CONFIG, f"JOB: {given!r} has no job ({directory} holds none): {_known()}")
+        raise CommandError(ExitCode.CONFIG, f"JOB: {given!r} has no job ({directory} holds none): {_known()}")
     return directory
 
 
 def _only_one() -> Path:
     jobs = all_workdirs()
     if len(jobs) != 1:
-        raise CommandError(EX_CONFIG, f"JOB: must be named: {_known()}")
+        raise CommandError(ExitCode.CONFIG, f"JOB: must be named: {_known()}")
     return jobs[0]
 
 
@@ -73,5 +73,5 @@ def _name_in(job_file: Path) -> str:
     metadata = read_object(job_file).get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str):
-        raise CommandError(EX_CONFIG, f"{job_file}: metadata.name: {name!r} must be the name of a job")
+        raise CommandError(ExitCode.CONFIG, f"{job_file}: metadata.name: {name!r} must be the name of a job")
     return name

@@ -10,16 +10,15 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli import job_tables
 from rlhf_cli.cluster import control, pod_logs
 from rlhf_cli.cluster.connection import connect
 from rlhf_cli.cluster.jobs import Jobs
 from rlhf_cli.cluster.target import Target
-from rlhf_cli.cluster.waiting import EX_INTERRUPTED, wait_for_end
-from rlhf_cli.errors import CommandError
+from rlhf_cli.cluster.waiting import wait_for_end
+from rlhf_cli.errors import EX_INTERRUPTED, CommandError
 from rlhf_cli.options import Output
-
-EX_CONFIG = 64
 
 
 def submit(target: Target, job_file: Path, *, is_waiting: bool, as_json: bool) -> int:
@@ -109,7 +108,7 @@ def named(job: str | None) -> str:
         CommandError: 64, when none is given.
     """
     if job is None:
-        raise CommandError(EX_CONFIG, "JOB: must be named on a cluster, where others have jobs too: list them with get")
+        raise CommandError(ExitCode.CONFIG, "JOB: must be named on a cluster, where others have jobs too: list them with get")
     return job
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from rlhf_api.outcome import ExitCode
 from rlhf_cli.cluster.target import Target
-from rlhf_cli.errors import CommandError
+from rlhf_cli.errors import EX_FAILURE, CommandError
 
-EX_FAILURE, EX_CONFIG = 1, 64
 CONNECT_SECONDS, READ_SECONDS = 5.0, 30.0
 
 
@@ -128,13 +128,17 @@ def connect(target: Target) -> Connection:
     contexts, active = _contexts(file, name)
     context = target.context or active
     if context is None:
-        raise CommandError(EX_CONFIG, f"--context: '{file}' has no current context: name one of {', '.join(sorted(contexts)) or 'none'}")
+        raise CommandError(
+            ExitCode.CONFIG, f"--context: '{file}' has no current context: name one of {', '.join(sorted(contexts)) or 'none'}"
+        )
     if context not in contexts:
-        raise CommandError(EX_CONFIG, f"--context: {context!r} is not in '{file}': the contexts there are {', '.join(sorted(contexts))}")
+        raise CommandError(
+            ExitCode.CONFIG, f"--context: {context!r} is not in '{file}': the contexts there are {', '.join(sorted(contexts))}"
+        )
     try:
         client = config.new_client_from_config(file, context, persist_config=False, client_configuration=_configuration())
     except (config.ConfigException, OSError, ValueError) as error:
-        raise CommandError(EX_CONFIG, f"{name}: '{file}' cannot be used ({error}): repair the context {context!r} there") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: '{file}' cannot be used ({error}): repair the context {context!r} there") from error
     return Connection(client, context, target.namespace or contexts[context] or "default")
 
 
@@ -145,14 +149,14 @@ def _contexts(file: str, name: str) -> tuple[dict[str, str | None], str | None]:
 
     files = [part for part in file.split(os.pathsep) if Path(part).expanduser().is_file()]
     if not files:
-        raise CommandError(EX_CONFIG, f"{name}: '{file}' does not exist: name a kubeconfig with --kubeconfig, or set KUBECONFIG")
+        raise CommandError(ExitCode.CONFIG, f"{name}: '{file}' does not exist: name a kubeconfig with --kubeconfig, or set KUBECONFIG")
     try:
         loaded = config.kube_config.KubeConfigMerger(os.pathsep.join(files)).config
         entries = [entry.value for entry in loaded.value["contexts"]]
         return {entry["name"]: entry["context"].get("namespace") for entry in entries}, loaded.value.get("current-context") or None
     except (config.ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CommandError(EX_CONFIG, f"{name}: '{file}' is no kubeconfig ({reason}): name another file with --kubeconfig") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: '{file}' is no kubeconfig ({reason}): name another file with --kubeconfig") from error
 
 
 def _configuration() -> Any:

@@ -5,7 +5,7 @@ The operator acts on the spec alone (`suspend`, `rerun`), so these commands need
 
 from pathlib import Path
 
-from rlhf_cli.cluster.connection import EX_CONFIG
+from rlhf_api.outcome import ExitCode
 from rlhf_cli.cluster.jobs import Jobs, Object
 from rlhf_cli.errors import CommandError, refused
 from rlhf_cli.job_files import read_object
@@ -27,7 +27,7 @@ def submit(jobs: Jobs, job_file: Path, *, is_namespace_given: bool) -> Object:
     if own and own != jobs.namespace:
         if is_namespace_given:
             fix = "remove one of the two, or make them equal"
-            raise CommandError(EX_CONFIG, f"metadata.namespace: {own!r} is not the namespace of -n ({jobs.namespace}): {fix}")
+            raise CommandError(ExitCode.CONFIG, f"metadata.namespace: {own!r} is not the namespace of -n ({jobs.namespace}): {fix}")
         jobs.connection.namespace = own
     return jobs.create(wire)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rlhf_api import names
-from rlhf_cli.cluster.connection import EX_CONFIG, EX_FAILURE, ApiRefused, Connection
-from rlhf_cli.errors import CommandError
+from rlhf_api.outcome import ExitCode
+from rlhf_cli.cluster.connection import ApiRefused, Connection
+from rlhf_cli.errors import EX_FAILURE, CommandError
 
 _POLICY = re.compile(r"ValidatingAdmissionPolicy '([^']+)' .*?denied request: (.*)", re.DOTALL)
 _STRAY_FIELD = re.compile(r'(unknown|duplicate) field "([^"]+)"')
@@ -17,18 +18,18 @@ INSTALL = "install the operator (docs/install.md), or choose another cluster wit
 def explain(error: ApiRefused, connection: Connection, request: str, name: str) -> CommandError:
     """The error for a command about the job `name`. `request` says what was asked, for what nobody foresaw."""
     if (denied := _denied_by_policy(error.message)) is not None:
-        return CommandError(EX_CONFIG, denied)
+        return CommandError(ExitCode.CONFIG, denied)
     match error.code:
         case 400 | 422:
-            return CommandError(EX_CONFIG, *_invalid(error))
+            return CommandError(ExitCode.CONFIG, *_invalid(error))
         case 401:
             return CommandError(EX_FAILURE, f"--context: '{connection.context}' does not know this user ({error.message}): log in again")
         case 403:
             return _forbidden(error, connection)
         case 404:
-            return CommandError(EX_CONFIG, _not_found(error, connection, name))
+            return CommandError(ExitCode.CONFIG, _not_found(error, connection, name))
         case 409 if error.status.get("reason") == "AlreadyExists":
-            return CommandError(EX_CONFIG, _exists(connection, name))
+            return CommandError(ExitCode.CONFIG, _exists(connection, name))
         case _:
             return CommandError(
                 EX_FAILURE, f"{request}: {error.code} {error.message}: try again; it is the API server's trouble, not the job's"

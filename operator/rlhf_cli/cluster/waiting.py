@@ -15,7 +15,6 @@ from rlhf_operator.core.endings import code_of
 
 POLL_SECONDS = 1.0
 """One GET a second: less than a `kubectl get -w` of one user costs the API server."""
-EX_INTERRUPTED = 130
 
 
 def wait_for_end(console: Console, read_job: Callable[[], Mapping[str, Any]]) -> tuple[Mapping[str, Any], int]:
