@@ -1,6 +1,5 @@
 """`rlhf-operator`: the operator's command line. Options in, an exit code out; everything else is in `shell/process.py`."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +31,9 @@ def run(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Watch RLHFJobs and carry them out, until SIGTERM."""
-    from rlhf_operator.shell import logs  # heavy imports sit in the command that needs them
+    import uvloop  # heavy imports sit in the command that needs them
+
+    from rlhf_operator.shell import logs
     from rlhf_operator.shell.connection import NoConnection
     from rlhf_operator.shell.process import OperatorProcess
     from rlhf_operator.shell.settings import Options
@@ -55,7 +56,7 @@ def run(
         return await OperatorProcess(options).run()  # made inside the loop: its locks belong to it
 
     try:
-        code = asyncio.run(operate())
+        code = uvloop.run(operate())
     except NoConnection as error:
         typer.echo(f"rlhf-operator: {error}", err=True)
         code = 1

@@ -36,6 +36,8 @@ from tests.support.manifests import hello_rlhf
 
 NAMESPACE = "bench"
 JOBS = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{NAMESPACE}/{names.PLURAL_JOB}"
+IDLE, BURST = "idle", "burst"
+"""Two profiles, because at most 1000 jobs of one may run in a namespace."""
 NUM_CLIENTS = 8
 NUM_IDLE = 10
 COST_REQUESTS = 100
@@ -116,7 +118,7 @@ class Bench:
         """A few jobs one by one, which shows what an attempt's start takes; then the burst."""
         at_first = self._usage()
         for number in range(NUM_IDLE):
-            self._create(self._clients[0], f"idle-{number}")
+            self._create(self._clients[0], f"idle-{number}", IDLE)
             self._until(self._recorder.first_jobs, f"idle-{number}", 1)
             self._until(self._recorder.statuses, f"idle-{number}", 1)
         before = self._usage()
@@ -148,10 +150,10 @@ class Bench:
 
     def _create_share(self, first: int, num_jobs: int) -> None:
         for number in range(first, num_jobs, NUM_CLIENTS):
-            self._create(self._clients[first], f"burst-{number}")
+            self._create(self._clients[first], f"burst-{number}", BURST)
 
-    def _create(self, client: Rest, name: str) -> None:
-        client.create(JOBS, {**a_job(), "metadata": {"name": name}})
+    def _create(self, client: Rest, name: str, profile: str) -> None:
+        client.create(JOBS, {**a_job(profile), "metadata": {"name": name}})
 
     def _until(self, seen: Mapping[str, float], prefix: str, count: int) -> None:
         def is_there() -> bool:
@@ -184,10 +186,10 @@ def _requests_per(count: int, before: Mapping[str, Any], after: Mapping[str, Any
     }
 
 
-def a_job() -> dict[str, Any]:
+def a_job(profile: str) -> dict[str, Any]:
     """A chain whose training stage has two nodes, on a claim that exists."""
     body = hello_rlhf()
-    spec = {**body["spec"], "storage": {"existingClaim": "shared"}, "topology": {"nodes": 2, "gpusPerNode": 0}, "profile": "bench"}
+    spec = {**body["spec"], "storage": {"existingClaim": "shared"}, "topology": {"nodes": 2, "gpusPerNode": 0}, "profile": profile}
     return {**body, "spec": spec}
 
 
@@ -230,8 +232,9 @@ def _install(rest: Rest) -> None:
         "storage": {"allowExistingClaims": True},
         "resources": {"perProcess": {"memory": "16Gi"}},
     }
-    body = {"apiVersion": names.API_VERSION, "kind": names.KIND_PROFILE, "metadata": {"name": "bench"}, "spec": profile}
-    rest.create(f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_PROFILE}", body)
+    for name in (IDLE, BURST):
+        body = {"apiVersion": names.API_VERSION, "kind": names.KIND_PROFILE, "metadata": {"name": name}, "spec": profile}
+        rest.create(f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_PROFILE}", body)
 
 
 def _rss_mib(pid: int) -> float:

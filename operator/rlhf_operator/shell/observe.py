@@ -4,7 +4,7 @@ A 404 is an answer; every other error aborts the reconcile, because nothing is d
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -48,6 +48,7 @@ class Target:
 class Soft:
     """What this process knows of a job besides its objects. All of it may be lost without harm."""
 
+    uid: str = ""
     apply_error: ApplyError | None = None
     num_failures: int = 0
     seen_uids: dict[str, str] = field(default_factory=dict)
@@ -59,6 +60,8 @@ class Soft:
     """A stage has an attempt, or its first Job was created."""
     taken: ProfileObject | None = None
     """The profile whose snapshot this process created, until the status says so."""
+    claim: LiveClaim | None = None
+    """The bound claim that the newest round found."""
     created: set[tuple[str, str]] = field(default_factory=set)
     """Kind and name of what was created before the first status: it need not be created twice."""
     targets: dict[str, Target] = field(default_factory=dict)
@@ -66,9 +69,17 @@ class Soft:
     running: frozenset[str] = frozenset()
     """Stages whose attempt runs."""
 
+    def belong_to(self, uid: str) -> None:
+        """Keep nothing of a deleted job when another one of its name was created before anybody looked."""
+        if self.uid not in ("", uid):
+            fresh = Soft(has_slot=self.has_slot)
+            for known in fields(self):
+                setattr(self, known.name, getattr(fresh, known.name))
+        self.uid = uid
+
     def forget_contents(self) -> None:
         """The job is over: what it was made of is read again should somebody run it again."""
-        self.parsed, self.taken = None, None
+        self.parsed, self.taken, self.claim = None, None, None
         self.snapshots.clear()
         self.readings.clear()
 
@@ -81,12 +92,13 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
         ApiError: a read failed; nothing may be decided.
     """
     body = await api.get(names.KIND_JOB, namespace, name)
+    soft.belong_to(body["metadata"]["uid"])
     observed = _of_job(body, soft, settings)
     if observed.is_being_deleted or observed.spec is None:
         return observed
     jobs = await _jobs(api, observed, soft)
     soft.seen_uids.update({job.name: job.uid for job in jobs if job.owner_uid == observed.uid})
-    observed = replace(observed, jobs=jobs, seen_uids=dict(soft.seen_uids), claim=await _claim(api, observed))
+    observed = replace(observed, jobs=jobs, seen_uids=dict(soft.seen_uids), claim=await _claim(api, observed, soft))
     observed = await _with_profile(api, observed, soft)
     observed = await _with_pods(api, observed, soft, now)
     _note_targets(observed, soft)
@@ -144,13 +156,20 @@ async def _jobs(api: KubeApi, observed: Observed, soft: Soft) -> tuple[LiveJob, 
     return tuple(live.read_job(item) for item in listed.items)
 
 
-async def _claim(api: KubeApi, observed: Observed) -> LiveClaim | None:
+async def _claim(api: KubeApi, observed: Observed, soft: Soft) -> LiveClaim | None:
+    """The volume. Between the first Job and the first status it is the one on which the Job was started, moments ago."""
+    if soft.claim is not None and soft.has_begun and not observed.status.stages:
+        return soft.claim
+    soft.claim = None
     body = await reads.find(api, "PersistentVolumeClaim", observed.namespace, volume.claim_name(observed))
     if body is None:
         return None
     claim = live.read_claim(body)
     storage_class = body.get("spec", {}).get("storageClassName")
-    if claim.phase == "Bound" or not storage_class:
+    if claim.phase == "Bound":
+        soft.claim = claim
+        return claim
+    if not storage_class:
         return claim
     try:
         found = await reads.find(api, "StorageClass", "", storage_class)

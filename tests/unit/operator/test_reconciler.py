@@ -119,6 +119,39 @@ def test_deleting_what_is_gone_is_fine() -> None:
     assert rig.status.stages[1].attempts[0].outcome == "Cancelled"
 
 
+def on_a_shared_claim() -> Rig:
+    rig = Rig(one_stage(storage={"existingClaim": "shared"}), {**PROFILE, "storage": {"allowExistingClaims": True}})
+    claim = {"metadata": {"name": "shared"}, "spec": {"storageClassName": "fast"}, "status": {"phase": "Bound"}}
+    rig.store.create("PersistentVolumeClaim", "team-a", claim)
+    return rig
+
+
+def test_the_round_that_writes_the_first_status_does_not_read_the_bound_claim_again() -> None:
+    rig = on_a_shared_claim()
+    rig.run_once()
+    rig.api.faults.fail("get", "PersistentVolumeClaim", Unavailable("timeout"), every=True)
+    rig.run_once()
+    assert rig.stage("prepare").attempt == 1
+    assert rig.run_once() == 0.5, "afterwards every round reads it"
+
+
+def test_a_job_created_anew_under_a_known_name_starts_from_nothing() -> None:
+    rig = on_a_shared_claim()
+    rig.run_once()
+    before = rig.body()
+    rig.store.delete("RLHFJob", "team-a", "chat")
+    for job in rig.jobs():
+        rig.store.delete("Job", "team-a", job)
+    profile = rig.store.get("ClusterRLHFProfile", "", "default")
+    rig.store.update("ClusterRLHFProfile", "", {**profile, "spec": {**profile["spec"], "retry": {"backoffSeconds": 11}}})
+    rig.store.create("RLHFJob", "team-a", {"metadata": {"name": "chat"}, "spec": before["spec"]})
+    rig.settle()
+    assert rig.jobs() == ["chat-prepare-r1"]
+    assert rig.store.get("Job", "team-a", "chat-prepare-r1")["metadata"]["ownerReferences"][0]["uid"] == rig.body()["metadata"]["uid"]
+    revision = rig.store.get("ControllerRevision", "team-a", rig.body()["status"]["profile"]["revision"])
+    assert revision["data"]["retry"]["backoffSeconds"] == 11
+
+
 class TestMissingRights:
     def test_without_nodes_a_deleted_pod_is_gone_fifteen_seconds_after_its_time(self) -> None:
         rig = Rig(one_stage())
