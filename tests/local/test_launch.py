@@ -230,6 +230,16 @@ def test_sigterm_to_a_gang_lets_the_first_worker_finish_its_save(launcher: Launc
     assert (launcher.attempt / "saved-1").exists()
 
 
+@pytest.mark.rule("L3")
+def test_sigterm_ends_a_worker_that_waits_for_its_peers_at_once(launcher: Launcher) -> None:
+    deadlines = {"startupSeconds": 600, "progressSeconds": 600, "shutdownSeconds": 600}
+    process = launcher.start("alone", workers=2, kind="SFT", deadlines=deadlines)
+    eventually((launcher.directory / "volume" / "meeting").exists, 120)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 75
+    assert "before the first step" in launcher.last_words()["message"]
+
+
 def test_two_nodes_meet(launcher: Launcher) -> None:
     port = _free_port()
     nodes = [launcher.start("meet", nodes=2, node=node, port=port, kind="SFT") for node in (0, 1)]

@@ -13,7 +13,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -97,12 +98,16 @@ def build_run(options: Options, exchange: Exchange | None, local_rank: int, stop
 def _run_stage(run: Run) -> StageResult:
     stage_type = run.config.stage.type
     stage = importlib.import_module(f"rlhf_trainer.stages.{MODULES[stage_type]}")
-    if run.stop_requested():
-        raise Preempted("stopped on request before the first step")
+    _check_stop(run)
     if stage_type not in _WITHOUT_TORCH:
         _set_up_torch(run)
     result: StageResult = stage.run(run)
     return result
+
+
+def _check_stop(run: Run) -> None:
+    if run.stop_requested():
+        raise Preempted("stopped on request before the first step")
 
 
 def _set_up_torch(run: Run) -> None:
@@ -122,8 +127,20 @@ def _set_up_torch(run: Run) -> None:
     if run.world_size > 1:
         # Longer than the watchdog: a hung peer is named by it, with stacks, not by a timeout.
         timeout = timedelta(seconds=run.config.deadlines.progress_seconds + 600)
-        dist.init_process_group("nccl" if is_cuda else "gloo", timeout=timeout)
+        with _sigterm_ends(run):
+            dist.init_process_group("nccl" if is_cuda else "gloo", timeout=timeout)
     seed_all(run.config.seed)
+
+
+@contextmanager
+def _sigterm_ends(run: Run) -> Iterator[None]:
+    """While the peers are waited for, SIGTERM ends the process: the wait is in C, where no handler of Python runs, and nothing is lost yet."""
+    handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        _check_stop(run)
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _words_of(run: Run, result: StageResult) -> LastWords:
