@@ -19,9 +19,17 @@ def alias_of(model: type[ApiModel], name: str) -> str:
     return str(model.model_fields[name].alias or name)
 
 
+@cache
 def fields_by_alias(model: type[ApiModel]) -> dict[str, tuple[str, FieldInfo]]:
     """Wire name -> Python name and field, in the order of the model."""
     return {str(field.alias or name): (name, field) for name, field in model.model_fields.items()}
+
+
+@cache
+def nested_fields(model: type[ApiModel]) -> tuple[tuple[str, str, bool], ...]:
+    """The fields that hold models, in order: wire name, Python name, and whether the models stand in a list."""
+    nested = ((alias, name, *nested_model(info.annotation)) for alias, (name, info) in fields_by_alias(model).items())
+    return tuple((alias, name, is_list) for alias, name, inner, is_list in nested if inner is not None)
 
 
 def nested_model(annotation: Any) -> tuple[type[ApiModel] | None, bool]:

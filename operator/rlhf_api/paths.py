@@ -1,10 +1,10 @@
 """Places in a document: `("spec", "stages", 2, "ppo")` inside, `spec.stages[2].ppo` for the user."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rlhf_api.base import ApiModel
-from rlhf_api.fields import fields_by_alias
+from rlhf_api.fields import fields_by_alias, nested_fields
 
 Location = tuple[int | str, ...]
 
@@ -53,3 +53,15 @@ def _default(instance: ApiModel, location: Location) -> object:
         else:
             found = _step(found, token)
     return UNSET if found is None or isinstance(found, ApiModel) else found
+
+
+def walk(instance: ApiModel, location: Location = ()) -> Iterator[tuple[Location, ApiModel]]:
+    """The instance and everything in it with their places, outside first, in the order of the fields."""
+    yield location, instance
+    for alias, name, is_list in nested_fields(type(instance)):
+        value = instance.__dict__.get(name)
+        if value is None:
+            continue
+        for i, item in enumerate(value) if is_list else ((None, value),):
+            if isinstance(item, ApiModel):
+                yield from walk(item, (*location, alias) if i is None else (*location, alias, i))

@@ -4,12 +4,11 @@ A parsed job flows in, problems with exit code 69 flow out. The CLI and the oper
 planner refuses what depends on memory, and the trainer refuses the same combinations again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from rlhf_api.base import Wire
 from rlhf_api.job import RLHFJob, RLHFJobSpec
 from rlhf_api.outcome import ExitCode
-from rlhf_api.paths import Location, as_text
+from rlhf_api.paths import Location, as_text, walk
 from rlhf_api.problems import Problem
 from rlhf_api.rules.job import is_split, is_training, strategy_of, topology_of
 
@@ -54,31 +53,21 @@ def _find_stage_limits(spec: RLHFJobSpec) -> Iterator[Problem]:
 
 def _find_schemes(spec: RLHFJobSpec) -> Iterator[Problem]:
     """Every uri that Prepare cannot fetch or Publish cannot write to, found by its name wherever it stands."""
-    for location, uri in _uris(spec.to_wire(), ("spec",)):
+    for location, part in walk(spec, ("spec",)):
+        uri = part.__dict__.get("uri")
+        if not isinstance(uri, str):
+            continue
         scheme = uri.partition("://")[0]
         is_destination = "destination" in location
         if scheme in (WORKING_DESTINATIONS if is_destination else WORKING_SOURCES):
             continue
         fix = "publish to pvc://<claim>/<path>" if is_destination else f"use {_working_sources(location)}"
-        yield _problem(as_text(location), uri, f"has scheme {scheme}://, which is Unsupported in this version: {fix}")
+        yield _problem(as_text((*location, "uri")), uri, f"has scheme {scheme}://, which is Unsupported in this version: {fix}")
 
 
 def _working_sources(location: Location) -> str:
     is_model = any(token in ("source", "init") for token in location)
     return "builtin:// or pvc://" if is_model else "builtin://, pvc:// or https://"
-
-
-def _uris(value: object, location: Location) -> Iterator[tuple[Location, str]]:
-    if isinstance(value, Mapping):
-        wire: Wire = dict(value)
-        for name, item in wire.items():
-            if name == "uri" and isinstance(item, str):
-                yield (*location, name), item
-            else:
-                yield from _uris(item, (*location, name))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _uris(item, (*location, i))
 
 
 def _find_signing(spec: RLHFJobSpec) -> Iterator[Problem]:

@@ -6,16 +6,15 @@ first, then the rules of `rules/` on whatever could be read. The API server runs
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from rlhf_api import names
 from rlhf_api.base import ApiModel
 from rlhf_api.changes import find_change_problems
-from rlhf_api.fields import fields_by_alias, nested_model
 from rlhf_api.job import RLHFJob
-from rlhf_api.paths import UNSET, Location, as_location, as_text, lookup
+from rlhf_api.paths import UNSET, Location, as_location, as_text, lookup, walk
 from rlhf_api.planning.steps import find_indivisible
 from rlhf_api.problems import InvalidDocument, InvalidJob, InvalidProfile, Problem, exit_code_of
 from rlhf_api.profile import ClusterRLHFProfile
@@ -26,20 +25,27 @@ from rlhf_api.unsupported import find_unsupported
 
 __all__ = [
     "UNSET", "InvalidDocument", "InvalidJob", "InvalidProfile", "Problem", "exit_code_of", "find_change_problems", "find_problems",
-    "find_profile_problems", "find_unsupported", "parse_job", "parse_profile",
+    "find_profile_problems", "find_unsupported", "parse_job", "parse_profile", "read_job",
 ]  # fmt: skip
 
+M = TypeVar("M", bound=ApiModel)
 SchemaError = tuple[Location, Mapping[str, Any]]
 
 
 def find_problems(wire: object) -> list[Problem]:
     """All problems of a job document, in the order of its fields. Never raises, whatever the document holds."""
-    return _find(RLHFJob, names.KIND_JOB, wire)
+    return _examine(RLHFJob, names.KIND_JOB, wire)[1]
+
+
+def read_job(wire: object) -> tuple[RLHFJob | None, list[Problem]]:
+    """The job of a document, or all its problems. Never raises, whatever the document holds."""
+    job, problems = _examine(RLHFJob, names.KIND_JOB, wire)
+    return (None if problems else job), problems
 
 
 def find_profile_problems(wire: object) -> list[Problem]:
     """All problems of a ClusterRLHFProfile document. Never raises."""
-    return _find(ClusterRLHFProfile, names.KIND_PROFILE, wire)
+    return _examine(ClusterRLHFProfile, names.KIND_PROFILE, wire)[1]
 
 
 def parse_job(wire: object) -> RLHFJob:
@@ -48,10 +54,10 @@ def parse_job(wire: object) -> RLHFJob:
     Raises:
         InvalidJob: with all its problems.
     """
-    if problems := find_problems(wire):
+    job, problems = read_job(wire)
+    if job is None:
         raise InvalidJob(problems)
-    assert isinstance(wire, Mapping)
-    return RLHFJob.from_wire(wire)
+    return job
 
 
 def parse_profile(wire: object) -> ClusterRLHFProfile:
@@ -60,21 +66,22 @@ def parse_profile(wire: object) -> ClusterRLHFProfile:
     Raises:
         InvalidProfile: with all its problems.
     """
-    if problems := find_profile_problems(wire):
+    profile, problems = _examine(ClusterRLHFProfile, names.KIND_PROFILE, wire)
+    if problems or profile is None:
         raise InvalidProfile(problems)
-    assert isinstance(wire, Mapping)
-    return ClusterRLHFProfile.from_wire(wire)
+    return profile
 
 
-def _find(model: type[ApiModel], kind: str, wire: object) -> list[Problem]:
+def _examine(model: type[M], kind: str, wire: object) -> tuple[M | None, list[Problem]]:
+    """What could be read of a document, and all its problems."""
     if not isinstance(wire, Mapping):
-        return [Problem("", wire, f"must be a mapping: apiVersion: {names.API_VERSION}, kind: {kind}, metadata, spec")]
+        return None, [Problem("", wire, f"must be a mapping: apiVersion: {names.API_VERSION}, kind: {kind}, metadata, spec")]
     instance, errors = _read(model, wire)
     found = [*_find_missing_kind(wire, kind), *_find_schema_problems(model, wire, errors)]
     found += [problem for problem in _find_rule_problems(instance, wire) if problem not in found]
     if isinstance(instance, RLHFJob) and not errors:
         found += find_indivisible(instance.spec)
-    return found
+    return instance, found
 
 
 def _find_missing_kind(wire: Mapping[Any, Any], kind: str) -> Iterator[Problem]:
@@ -83,7 +90,7 @@ def _find_missing_kind(wire: Mapping[Any, Any], kind: str) -> Iterator[Problem]:
             yield Problem(name, UNSET, f"is required: write {name}: {value}")
 
 
-def _read(model: type[ApiModel], wire: Mapping[Any, Any]) -> tuple[ApiModel, list[SchemaError]]:
+def _read(model: type[M], wire: Mapping[Any, Any]) -> tuple[M, list[SchemaError]]:
     """The parsed document, or what could be read of it and why the rest could not."""
     try:
         return model.from_wire(wire), []
@@ -104,24 +111,11 @@ def _find_schema_problems(model: type[ApiModel], wire: Mapping[Any, Any], errors
 
 
 def _find_rule_problems(instance: ApiModel, wire: Mapping[Any, Any]) -> Iterator[Problem]:
-    for location, part in _walk(instance, ()):
+    for location, part in walk(instance):
         for rule in _rules_for(type(part)):
             for broken in _broken_paths(rule, part):
                 place = (*location, *as_location(broken))
                 yield Problem(as_text(place), lookup(wire, place, instance), rule.message, rule.exit_code)
-
-
-def _walk(instance: ApiModel, location: Location) -> Iterator[tuple[Location, ApiModel]]:
-    """The instance and everything in it, outside first, in the order of the fields."""
-    yield location, instance
-    for alias, (name, info) in fields_by_alias(type(instance)).items():
-        inner, is_list = nested_model(info.annotation)
-        value = instance.__dict__.get(name)
-        if inner is None or value is None:
-            continue
-        for i, item in enumerate(value) if is_list else ((None, value),):
-            if isinstance(item, ApiModel):
-                yield from _walk(item, (*location, alias) if i is None else (*location, alias, i))
 
 
 @cache

@@ -134,7 +134,7 @@ def _set_up_torch(run: Run) -> None:
 
 @contextmanager
 def _sigterm_ends(run: Run) -> Iterator[None]:
-    """While the peers are waited for, SIGTERM ends the process: the wait is in C, where no handler of Python runs, and nothing is lost yet."""
+    """While peers are waited for, SIGTERM ends the process: the wait is in C, where no handler of Python runs, and nothing is lost yet."""
     handler = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         _check_stop(run)

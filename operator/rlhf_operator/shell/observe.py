@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from rlhf_api import names
 from rlhf_api.base import canonical_json, digest
-from rlhf_api.job import RLHFJob, RLHFJobSpec
+from rlhf_api.job import RLHFJobSpec
 from rlhf_api.problems import Problem
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import JobStatus, StagePhase
-from rlhf_api.validate import find_problems, find_unsupported
+from rlhf_api.validate import find_unsupported, read_job
 from rlhf_operator.core import live, rerun, stages
 from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
 from rlhf_operator.core.manifests import volume
@@ -133,11 +133,8 @@ def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
 
 def _parse(body: Object) -> tuple[RLHFJobSpec | None, tuple[Problem, ...]]:
     wire = {key: value for key, value in body.items() if key != "status"}
-    problems = tuple(find_problems(wire))
-    if problems:
-        return None, problems
-    job = RLHFJob.from_wire(wire)
-    return job.spec, tuple(find_unsupported(job))
+    job, problems = read_job(wire)
+    return (None, tuple(problems)) if job is None else (job.spec, tuple(find_unsupported(job)))
 
 
 def _status(wire: Mapping[str, Any]) -> JobStatus:
