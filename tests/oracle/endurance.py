@@ -22,13 +22,13 @@ TARGETS = [4 + LETTERS.index(letter) for letter in "89"]
 STEPS, ROWS = 60, 64
 SETTINGS: dict[str, Any] = {
     "steps": STEPS,
-    "rolloutBatchSize": 32,
-    "minibatchSize": 16,
+    "rolloutBatchSize": 128,
+    "minibatchSize": 32,
     "criticWarmupSteps": 4,
-    "learningRate": 4e-3,
+    "learningRate": 2e-3,
     "criticLearningRate": 1e-2,
     "maxNewTokens": 4,
-    "kl": {"coefficient": 0.05, "target": 6},
+    "kl": {"coefficient": 0.22, "target": 3.25},
     "normalizeReward": False,
 }
 
@@ -86,7 +86,7 @@ def memory(shop: Workshop, *, early: int = 50, late: int = 500) -> tuple[float, 
 
         Loop.finish_step = wrapped  # type: ignore[method-assign]
 
-    _ppo(shop, 300, 0, SETTINGS | {"steps": late}, before=watch)
+    _ppo(shop, 300, 0, SETTINGS | {"steps": late, "rolloutBatchSize": 32, "minibatchSize": 16}, before=watch)
     seen = json.loads(file.read_text())
     return seen[str(early)], seen[str(late)]
 

@@ -22,8 +22,7 @@ from tests.oracle import endurance, equivalence, ledger, mutation
 
 PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
 SEEDS = (0, 1, 2)
-REWARD_BEFORE, REWARD_AFTER, MEMORY_CHANGE = 0.1, 0.8, 0.02
-MAX_KL: float = endurance.SETTINGS["kl"]["target"]
+REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
 VERDICTS: dict[str, set[str]] = {"sound": set(), "hacked": {"exact_match"}, "runaway": {"entropy", "kl_mean"}}
 INDIFFERENT = {"eos_fraction", "vf_explained_var"}
 """What a model of 16 dimensions is rightly called bad for: four tokens seldom hold an end, and its critic is late."""
@@ -69,7 +68,7 @@ def _tables() -> dict[str, tuple[str, str, list[str], Iterator[Row]]]:
         "cli": ("Equivalence classes, through `rlhf run`", text, header, _cli()),
         "learning": (
             "Learning",
-            f"PPO on a rule as reward, {endurance.STEPS} rollouts of 32 answers: the share of answers that obey goes from at most "
+            f"PPO on a rule as reward, {endurance.STEPS} rollouts of {endurance.SETTINGS['rolloutBatchSize']} answers: the share of answers that obey goes from at most "
             f"{REWARD_BEFORE:g} to at least {REWARD_AFTER:g} on every seed, with a KL below {MAX_KL:g} nats an answer.",
             ["seed", "obeys, first four", "obeys, last three", "largest KL"],
             _learning(),
