@@ -202,6 +202,7 @@ def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
             _install(rest)
         load = Load(plane, NUM_CLIENTS)
         measure(load, 20, hello_rlhf())
+        load.wait_until_calm()
         costs = measure(load, COST_REQUESTS, hello_rlhf())
         load.close()
         operator_flags = ["--request-burst=10000"]

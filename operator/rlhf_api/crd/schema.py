@@ -23,6 +23,9 @@ RULES: tuple[Rule, ...] = (*job.RULES, *stages.RULES, *inputs.RULES, *profile.RU
 
 _LIST_KEYS = {"stages": "name", "env": "name", "conditions": "type", "metrics": "name", "attempts": "attempt", "artifacts": "stage"}
 
+_WHOLE_ITEMS = ("stages", "artifacts")
+"""Of the status: one writer owns an item as a whole. Owners of each single field would cost the API server a sixth of a status write."""
+
 
 def object_schema(model: type[ApiModel]) -> Schema:
     """The schema of a model, with everything in it."""
@@ -46,6 +49,8 @@ def _property(model: type[ApiModel], alias: str) -> Schema:
         schema["default"] = _wire_default(field.default)
     if "items" in schema:
         schema |= _list_type(alias, schema)
+        if issubclass(model, ObservedModel) and alias in _WHOLE_ITEMS:
+            schema["items"] |= {"x-kubernetes-map-type": "atomic"}
     # A field of a model type has the rules of that model already; those of the field itself join them.
     if validations := [*schema.pop("x-kubernetes-validations", []), *_field_validations(model, alias)]:
         schema["x-kubernetes-validations"] = validations

@@ -124,7 +124,7 @@ def test_structural_schemas_have_only_the_keys_that_kubernetes_knows() -> None:
     known = {
         "additionalProperties", "default", "description", "enum", "exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems",
         "maxLength", "maxProperties", "maximum", "minItems", "minLength", "minimum", "pattern", "properties", "required", "type",
-        "x-kubernetes-list-map-keys", "x-kubernetes-list-type", "x-kubernetes-validations",
+        "x-kubernetes-list-map-keys", "x-kubernetes-list-type", "x-kubernetes-map-type", "x-kubernetes-validations",
     }  # fmt: skip
     assert [path for path, schema in EVERYWHERE if not schema.keys() <= known or "type" not in schema] == []
 
