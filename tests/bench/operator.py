@@ -46,7 +46,7 @@ _SLIM = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _REQUEST = re.compile(r'rlhf_api_requests_total\{code="2\d\d",resource="([^"]+)",verb="([^"]+)"\} (\S+)')
 _APART = ("Lease", "Event", names.KIND_PROFILE)
 _WRITES = frozenset({"create", "update", "patch", "apply", "delete"})
-_FLAGS = ("--node-monitor-grace-period=1h",)
+FLAGS = ("--node-monitor-grace-period=1h",)
 """Nobody plays the kubelet: the node may be silent for the length of a run."""
 Figures = dict[str, float]
 
@@ -171,7 +171,7 @@ class Bench:
             "operator": cpu_seconds(pid),
             "api": cpu_seconds(self._plane.pids["kube-apiserver"]),
             "requests": self._requests(),
-            "rss_mib": _rss_mib(pid),
+            "rss_mib": rss_mib(pid),
         }
 
 
@@ -196,10 +196,10 @@ def a_job(profile: str) -> dict[str, Any]:
 @contextmanager
 def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
     """A fresh control plane with everything that the jobs need; what single requests cost is measured before the operator starts."""
-    with tempfile.TemporaryDirectory() as directory, ControlPlane.start(Path(directory), controller_flags=_FLAGS) as plane:
+    with tempfile.TemporaryDirectory() as directory, ControlPlane.start(Path(directory), controller_flags=FLAGS) as plane:
         install_crds(plane)
         with plane.rest() as rest:
-            _install(rest)
+            install_world(rest)
         load = Load(plane, NUM_CLIENTS)
         measure(load, 20, hello_rlhf())
         load.wait_until_calm()
@@ -214,7 +214,7 @@ def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
                 bench.close()
 
 
-def _install(rest: Rest) -> None:
+def install_world(rest: Rest) -> None:
     rest.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     room = {"cpu": "100k", "memory": "1Pi", "pods": "10k", "ephemeral-storage": "1Pi"}  # pods are placed, and then stay Pending
     rest.create("/api/v1/nodes", {"metadata": {"name": "bench"}})
@@ -238,7 +238,7 @@ def _install(rest: Rest) -> None:
         rest.create(f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_PROFILE}", body)
 
 
-def _rss_mib(pid: int) -> float:
+def rss_mib(pid: int) -> float:
     fields = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmRSS:\s+(\d+)", fields)[0]) / 1024
 
