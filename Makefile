@@ -12,6 +12,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/rlhf-operator
 UV := $(CACHE)/uv-$(UV_VERSION)/bin/uv
 BIN := .venv/bin
 READY := .venv/.ready
+TRL_VERSION := 1.12.0
+TRL := $(CACHE)/trl-$(TRL_VERSION)
 UNIT := tests/unit
 ORACLE := tests/oracle
 LOCAL := tests/local
@@ -51,8 +53,8 @@ test-wire: setup ## Real kopf and the real client against a small API server in 
 test-local: setup ## The chain in real processes: crash, resume, bad input
 	$(BIN)/pytest $(LOCAL)
 
-numerics: setup ## Every rule, mutant and equivalence class, learning, memory: writes docs/numerics.md (half an hour)
-	$(BIN)/python -m tests.oracle.numerics
+numerics: setup $(TRL) ## Every rule, mutant and equivalence class, learning, memory: writes docs/numerics.md (half an hour)
+	PYTHONPATH=$(TRL) $(BIN)/python -m tests.oracle.numerics
 
 chaos: setup ## Kill, stop, corrupt, fill and resume every stage at 20 random moments; 0 may be lost
 	$(BIN)/python -m tests.chaos
@@ -102,5 +104,11 @@ $(UV):
 	$(PYTHON) -m venv $(CACHE)/uv-$(UV_VERSION).new
 	$(CACHE)/uv-$(UV_VERSION).new/bin/pip install --quiet uv==$(UV_VERSION)
 	@mv -T $(CACHE)/uv-$(UV_VERSION).new $(CACHE)/uv-$(UV_VERSION)
+
+# The last TRL with a PPO, beside our stack and not in it: only `make numerics` compares with it.
+$(TRL): | $(READY)
+	@rm -rf $@.new
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --target $@.new trl==$(TRL_VERSION)
+	@mv -T $@.new $@
 
 .PHONY: help setup demo demo-real test test-unit test-oracle test-wire test-local numerics chaos cluster-test e2e cluster-up cluster-down lint format golden clean

@@ -1,6 +1,6 @@
 """`make numerics`: every mutant, every equivalence class, learning and endurance; writes `docs/numerics.md` with what was measured.
 
-    python -m tests.oracle.numerics [--only mutants,matrix,cli,learning,endurance]
+    python -m tests.oracle.numerics [--only mutants,trl,matrix,cli,learning,endurance]
 
 Prints a line for each check as it ends. The exit code is 0 only when all hold. At most half an hour on two idle cores.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,9 +19,9 @@ from pathlib import Path
 
 from tests.chaos import zygote
 from tests.chaos.jobs import Volume
-from tests.oracle import endurance, equivalence, ledger, mutation
+from tests.oracle import endurance, equivalence, ledger, mutation, trl_ppo
 
-PARTS = ("mutants", "matrix", "cli", "learning", "endurance")
+PARTS = ("mutants", "trl", "matrix", "cli", "learning", "endurance")
 SEEDS = (0, 1, 2)
 REWARD_BEFORE, REWARD_AFTER, MAX_KL, MEMORY_CHANGE = 0.1, 0.8, 5.0, 0.02
 VERDICTS: dict[str, set[str]] = {"sound": set(), "hacked": {"exact_match"}, "runaway": {"entropy", "kl_mean"}}
@@ -64,6 +65,13 @@ def _tables() -> dict[str, tuple[str, str, list[str], Iterator[Row]]]:
     )
     header = ["case", "largest difference", "mean difference"]
     return {
+        "trl": (
+            "PPO against TRL",
+            "A rollout and two updates by the trainer of trl 1.12.0 and by our stage, on the same models, prompts and answers: differences relative "
+            f"to TRL's figures, at most {trl_ppo.TOLERANCE:g}; and the largest one for each mutant of ours, which must be more.",
+            ["figure", "difference"],
+            _trl(),
+        ),
         "matrix": ("Equivalence classes, as workers with a run.json", text, header, _matrix()),
         "cli": ("Equivalence classes, through `rlhf run`", text, header, _cli()),
         "learning": (
@@ -80,6 +88,16 @@ def _tables() -> dict[str, tuple[str, str, list[str], Iterator[Row]]]:
             _endurance(),
         ),
     }
+
+
+def _trl() -> Iterator[Row]:
+    """In a process of its own: TRL changes what it imports."""
+    ended = subprocess.run([sys.executable, "-m", "tests.oracle.trl_ppo"], capture_output=True, text=True, check=False)
+    lines = [line for line in ended.stdout.splitlines() if line.startswith("[")]
+    if not lines:
+        yield ["TRL's trainer", "–"], f"did not run: {ended.stderr[-500:]}"
+    for name, difference, holds in map(json.loads, lines):
+        yield [name, f"{difference:.1e}"], None if holds else "is not as it must be"
 
 
 def _matrix() -> Iterator[Row]:
