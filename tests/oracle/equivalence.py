@@ -42,7 +42,9 @@ class Case:
 
     @property
     def reference(self) -> Case:
-        """What it is compared with."""
+        """What it is compared with: one plain worker. PPO in bf16 draws another token wherever rounding differs: there it is ZeRO on two workers."""
+        if self.stage == "ppo" and self.precision == "bf16":
+            return Case(self.stage, self.precision, "zero2", 2)
         return Case(self.stage, self.precision)
 
     def __str__(self) -> str:
@@ -98,7 +100,7 @@ def cases() -> list[Case]:
     for stage in ("rm", "ppo"):
         found += [Case(stage, micro_batch=size) for size in (1, 8)]
         found += [Case(stage, strategy=strategy, world_size=2, micro_batch=size) for strategy in ACCUMULATING for size in (1, 4)]
-    found += [Case("rm", "bf16", strategy, 2) for strategy in GEMINI]
+    found += [Case(stage, "bf16", strategy, 2) for stage in ("rm", "ppo") for strategy in GEMINI]
     return [case for case in found if case != case.reference]
 
 
