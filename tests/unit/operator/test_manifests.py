@@ -102,6 +102,7 @@ class TestPod:
             context = spec["containers"][0]["securityContext"]
             assert context == {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
             assert (spec["automountServiceAccountToken"], spec["enableServiceLinks"], spec["restartPolicy"]) == (False, False, "Never")
+            assert spec["shareProcessNamespace"] is True, "SIGTERM to a starting process 1 is lost"
 
     def test_no_text_of_a_user_becomes_a_command(self, gang: Rig) -> None:
         container = pod_spec(gang, "sft")["containers"][0]
