@@ -72,8 +72,8 @@ def _pod_spec(
         "serviceAccountName": rules.service_account_name,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        # The launcher must not be process 1: the kernel keeps SIGTERM from a process 1 that has no handler yet, and a pod that is deleted while
-        # Python still starts would take its whole grace period.
+        # The launcher must not be process 1: the kernel keeps SIGTERM from a process 1 that has no handler yet, and a pod that is deleted
+        # while Python still starts would take its whole grace period.
         "shareProcessNamespace": True,
         "schedulerName": scheduling.scheduler_name,
         "tolerations": _tolerations(rules),
