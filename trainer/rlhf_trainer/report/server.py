@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,8 +21,7 @@ class ProgressServer:
     """Serves until closed."""
 
     def __init__(self, host: str, port: int, document: Callable[[], ProgressDocument]) -> None:
-        self._server = ThreadingHTTPServer((host, port), _handler(document))
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), _handler(document))
         self._thread = threading.Thread(target=self._server.serve_forever, name="progress", daemon=True)
         self._thread.start()
 
@@ -33,6 +33,15 @@ class ProgressServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(timeout=5)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """To the log, and not to standard error. A client that left before its answer came is no news."""
+        has_left = isinstance(sys.exc_info()[1], ConnectionError)
+        log.log(logging.DEBUG if has_left else logging.ERROR, "no answer for %s", client_address, exc_info=True)
 
 
 def prometheus_text(document: ProgressDocument) -> str:
