@@ -28,6 +28,8 @@ TESTS_FAILED = 1  # pytest's own code; others mean that the tests could not even
 def main(wanted: Sequence[str]) -> int:
     """Run the mutants and print one line for each."""
     chosen = [mutant for mutant in MUTANTS if not wanted or mutant.name in wanted]
+    imported = sorted(name for name in sys.modules if name.startswith("rlhf_trainer"))
+    assert not imported, f"a fork would test these and not the broken copy: {imported}"
     _import_once()
     lost = _check_unbroken(sorted({test for mutant in chosen for test in mutant.tests}))
     for mutant in chosen:
