@@ -215,6 +215,7 @@ def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
 
 
 def install_world(rest: Rest) -> None:
+    """A node, a claim and profiles: what the jobs of a bench need."""
     rest.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     room = {"cpu": "100k", "memory": "1Pi", "pods": "10k", "ephemeral-storage": "1Pi"}  # pods are placed, and then stay Pending
     rest.create("/api/v1/nodes", {"metadata": {"name": "bench"}})
@@ -239,6 +240,7 @@ def install_world(rest: Rest) -> None:
 
 
 def rss_mib(pid: int) -> float:
+    """Resident memory of a process."""
     fields = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     return int(re.findall(r"VmRSS:\s+(\d+)", fields)[0]) / 1024
 

@@ -54,7 +54,8 @@ class Soft:
     seen_uids: dict[str, str] = field(default_factory=dict)
     readings: dict[str, Reading] = field(default_factory=dict)
     snapshots: dict[str, ProfileSpec] = field(default_factory=dict)
-    parsed: tuple[str, int, RLHFJobSpec | None, tuple[Problem, ...]] | None = None
+    parsed: tuple[int, RLHFJobSpec | None, tuple[Problem, ...]] | None = None
+    """The spec of a generation, or its problems."""
     has_slot: bool = True
     has_begun: bool = False
     """A stage has an attempt, or its first Job was created."""
@@ -112,8 +113,8 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
 def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
     metadata = body["metadata"]
     uid, generation = metadata["uid"], int(metadata["generation"])
-    if soft.parsed is None or soft.parsed[:2] != (uid, generation):
-        soft.parsed = (uid, generation, *_parse(body))
+    if soft.parsed is None or soft.parsed[0] != generation:
+        soft.parsed = (generation, *_parse(body))
     return Observed(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -122,8 +123,8 @@ def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
         resource_version=metadata["resourceVersion"],
         created=datetime.fromisoformat(metadata["creationTimestamp"]),
         is_being_deleted="deletionTimestamp" in metadata,
-        spec=soft.parsed[2],
-        problems=soft.parsed[3],
+        spec=soft.parsed[1],
+        problems=soft.parsed[2],
         status=_status(body.get("status", {})),
         settings=settings,
         progress=dict(soft.readings),
