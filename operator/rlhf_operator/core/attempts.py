@@ -76,7 +76,7 @@ def _strange(observed: Observed, status: JobStatus, stage: StageSpec, attempt: A
         return failure.disruption(names.CAUSE_JOB_DELETED, f"Job {job.name} was replaced by another one of that name")
     if job.is_being_deleted:
         return failure.disruption(names.CAUSE_JOB_DELETED, f"Job {job.name} was deleted")
-    if attempt.job_uid is not None:
+    if attempt.job_uid is not None or observed.made_uids.get(job.name) == job.uid:
         return None
     sameness = job_manifest.compare(job_manifest.job(observed, stage, status), job.body)
     if sameness == "outdated":
@@ -102,7 +102,8 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
     if error is not None and error.kind == "Service" and error.name == job.name and error.reason == names.REASON_NAME_CONFLICT:
         ending = failure.disruption(names.REASON_NAME_CONFLICT, error.message)  # without its Service the gang can never meet
         return end(stage, own, ending, now, job, is_deleted_by_us=True)
-    if job.name not in observed.listed and (job.is_complete or job.failure is not None or job.num_ready < stage.topology.nodes):
+    is_steady = job.failure is None and not job.is_complete and job.num_ready >= stage.topology.nodes
+    if job.name not in observed.listed and not is_steady and not stall.is_early(job, stage.topology.nodes, now):
         return Step(status=own, requeue_seconds=0.0)  # pods that nobody asked for are not pods that are gone: look again, with them
     pods = observed.pods_of(stage.name, job.attempt)
     if job.is_complete:

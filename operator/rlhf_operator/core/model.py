@@ -104,6 +104,8 @@ class Observed:
     """Services of this job; None when they were not looked up."""
     seen_uids: Mapping[str, str] = field(default_factory=dict)
     """Jobs that this process has seen, by name: a Job that is gone was there."""
+    made_uids: Mapping[str, str] = field(default_factory=dict)
+    """Jobs that this process created from the present generation of the spec, by name: they need not be compared with their manifest."""
     progress: Mapping[str, Reading] = field(default_factory=dict)
     """Newest progress by stage."""
     apply_error: ApplyError | None = None

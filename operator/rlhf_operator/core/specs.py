@@ -51,6 +51,12 @@ def stages_of(spec: RLHFJobSpec) -> tuple[StageSpec, ...]:
     return (prepare, *(_stage_spec(spec, stage, needs[stage.name]) for stage in spec.stages))
 
 
+@by_identity
+def preparation_of(spec: RLHFJobSpec, allow_private_addresses: bool = False) -> PrepareConfig:
+    """What Prepare fetches. Where it may connect to matters to Prepare alone."""
+    return prepare_config(spec, allow_private_addresses=allow_private_addresses)
+
+
 def spec_hash(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec, outputs: Mapping[str, str]) -> str:
     """Digest of a stage's block without topology, strategy and runPolicy, of its datasets and of its inputs' digests.
 
@@ -59,7 +65,7 @@ def spec_hash(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec, outputs: 
             added changes it, and not this stage's work.
     """
     if stage.stage is None:
-        config = prepare_config(spec, allow_private_addresses=rules.sources.allow_private_addresses)
+        config = preparation_of(spec, rules.sources.allow_private_addresses)
         return digest(canonical_json({"prepare": config.to_wire(), "seed": spec.seed}))
     inputs = {
         role: outputs.get(ref.stage, "") if isinstance(ref, StageOutput) else ref.source.to_wire()
@@ -78,7 +84,7 @@ def spec_hash(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec, outputs: 
 def secrets_of(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec) -> tuple[str, ...]:
     """Names of the Secrets that a stage mounts: sources' for Prepare, destination's and signing key for Publish."""
     if stage.stage is None:
-        config = _fetched(spec)
+        config = preparation_of(spec)
         found = {request.source.secret_name for request in config.models} | {request.dataset.secret_name for request in config.datasets}
     else:
         publish = stage.stage.publish
@@ -94,15 +100,9 @@ def claims_of(spec: RLHFJobSpec, stage: StageSpec) -> tuple[str, ...]:
 def uris_of(spec: RLHFJobSpec, stage: StageSpec) -> tuple[str, ...]:
     """Everything outside that a stage touches: all sources for Prepare, the destination for Publish."""
     if stage.stage is None:
-        config = _fetched(spec)
+        config = preparation_of(spec)
         return (*(request.source.uri for request in config.models), *(request.dataset.uri for request in config.datasets))
     return (stage.stage.publish.destination.uri,) if stage.stage.publish is not None else ()
-
-
-@by_identity
-def _fetched(spec: RLHFJobSpec) -> PrepareConfig:
-    """What Prepare fetches; where it may connect to does not matter here."""
-    return prepare_config(spec, allow_private_addresses=False)
 
 
 def _stage_spec(spec: RLHFJobSpec, stage: Stage, needs: frozenset[str]) -> StageSpec:

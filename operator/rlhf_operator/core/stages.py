@@ -71,15 +71,17 @@ def walk(observed: Observed, refusal: Refusal | None, now: datetime) -> Walk:
     return replace(walked, after=(*walked.after, *_outdated_jobs(observed, walked.status)))
 
 
-def needs_pods(status: JobStatus, stage: str, attempt: int, *, is_steady: bool) -> bool:
-    """Whether a decision about this attempt may depend on its pods: while it starts, fails or ends, and until the next one starts.
+def needs_pods(status: JobStatus, stage: str, *, is_steady: bool, is_early: bool) -> bool:
+    """Whether a decision about a stage's newest attempt may depend on its pods: while it starts, fails or ends, until the next starts.
 
-    `is_steady`: its Job exists, has not ended, and all its pods are ready.
+    `is_steady`: its Job exists, has not ended, and all its pods are ready. `is_early`: it has only just started (`stall.is_early`).
     """
     own = next((other for other in status.stages if other.name == stage), None)
-    if own is None or own.phase in OVER or attempt != own.attempt:
+    if own is None or not own.attempt:  # its Job is there before the status speaks of it
+        return not is_early
+    if own.phase in OVER:
         return False
-    return not (own.phase is StagePhase.RUNNING and is_steady and open_attempt(own) is not None)
+    return open_attempt(own) is None or not (is_early or (own.phase is StagePhase.RUNNING and is_steady))
 
 
 def _start_or_wait(observed: Observed, walked: Walk, stage: StageSpec, own: StageStatus, now: datetime) -> Walk:

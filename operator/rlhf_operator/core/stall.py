@@ -42,6 +42,12 @@ def while_running(job: LiveJob, reading: Reading | None, deadline_seconds: int, 
     return _wait(names.REASON_NO_PROGRESS, words, names.CONDITION_STALLED)
 
 
+def is_early(job: LiveJob, num_nodes: int, now: datetime) -> bool:
+    """The Job has only just started, and has neither ended nor all pods ready: nothing that its pods could say counts yet."""
+    is_open = job.failure is None and not job.is_complete and not job.is_being_deleted and job.num_ready < num_nodes
+    return is_open and text.seconds_between(job.started or job.created, now) < NO_PODS_SECONDS
+
+
 def is_late(pod: LivePod, now: datetime) -> bool:
     """Placed, and not ready for longer than a start takes."""
     return not pod.is_ready and not pod.is_over and text.seconds_between(pod.placed, now) > INITIALIZING_SECONDS

@@ -3,9 +3,11 @@
 A 404 is an answer; every other error aborts the reconcile, because nothing is decided from missing data.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,7 +19,7 @@ from rlhf_api.problems import Problem
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import JobStatus, StagePhase
 from rlhf_api.validate import find_unsupported, read_job
-from rlhf_operator.core import live, rerun, stages
+from rlhf_operator.core import live, rerun, stages, stall
 from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
 from rlhf_operator.core.manifests import volume
 from rlhf_operator.core.model import ApplyError, Observed, ProfileObject, Reading, Settings, open_attempt
@@ -52,6 +54,8 @@ class Soft:
     apply_error: ApplyError | None = None
     num_failures: int = 0
     seen_uids: dict[str, str] = field(default_factory=dict)
+    made_uids: dict[str, str] = field(default_factory=dict)
+    """Uids with which the creates of Jobs were answered, while the spec is the one that they were made from."""
     readings: dict[str, Reading] = field(default_factory=dict)
     snapshots: dict[str, ProfileSpec] = field(default_factory=dict)
     parsed: tuple[int, RLHFJobSpec | None, tuple[Problem, ...]] | None = None
@@ -81,6 +85,7 @@ class Soft:
     def forget_contents(self) -> None:
         """The job is over: what it was made of is read again should somebody run it again."""
         self.parsed, self.taken, self.claim = None, None, None
+        self.made_uids.clear()
         self.snapshots.clear()
         self.readings.clear()
 
@@ -115,6 +120,7 @@ def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
     uid, generation = metadata["uid"], int(metadata["generation"])
     if soft.parsed is None or soft.parsed[0] != generation:
         soft.parsed = (generation, *_parse(body))
+        soft.made_uids.clear()
     return Observed(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -127,6 +133,7 @@ def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
         problems=soft.parsed[2],
         status=_status(body.get("status", {})),
         settings=settings,
+        made_uids=dict(soft.made_uids),
         progress=dict(soft.readings),
         has_slot=soft.has_slot,
     )
@@ -186,7 +193,7 @@ async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observe
         if known.revision not in soft.snapshots:
             body = await reads.find(api, "ControllerRevision", observed.namespace, known.revision)
             if body is not None and digest(canonical_json(body.get("data", {}))) == known.hash:
-                soft.snapshots[known.revision] = ProfileSpec.from_wire(body["data"])
+                soft.snapshots[known.revision] = _rules(canonical_json(body["data"]))
         return replace(observed, snapshot=soft.snapshots.get(known.revision))
     if known is None and soft.taken is not None and not observed.status.stages:
         return replace(observed, profile=soft.taken)
@@ -194,10 +201,16 @@ async def _with_profile(api: KubeApi, observed: Observed, soft: Soft) -> Observe
     if body is None:
         others = await api.list(names.KIND_PROFILE, "")
         return replace(observed, profile_names=tuple(item["metadata"]["name"] for item in others.items))
-    metadata, rules = body["metadata"], ProfileSpec.from_wire(body["spec"])
+    metadata, rules = body["metadata"], _rules(canonical_json(body["spec"]))
     profile = ProfileObject(name=metadata["name"], uid=metadata["uid"], generation=int(metadata["generation"]), spec=rules)
     labels = await reads.namespace_labels(api, observed.namespace) if rules.allowed_namespaces else None
     return replace(observed, profile=profile, namespace_labels=labels)
+
+
+@lru_cache(maxsize=256)
+def _rules(content: bytes) -> ProfileSpec:
+    """The profile in canonical JSON. Equal contents are one object: it is kept once for all jobs, and so is what was computed from it."""
+    return ProfileSpec.from_wire(json.loads(content))
 
 
 async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime) -> Observed:
@@ -209,12 +222,14 @@ async def _with_pods(api: KubeApi, observed: Observed, soft: Soft, now: datetime
     listed: set[str] = set()
     told = {status.name: status.attempt for status in observed.status.stages if status.attempt}
     untold = {job.stage: job.attempt for job in observed.jobs if job.stage not in told and job.owner_uid == observed.uid}
+    num_nodes = {stage.name: stage.topology.nodes for stage in stages_of(spec)}
     for stage, attempt in {**told, **untold}.items():
         job = observed.job_of(stage, attempt)
         target = soft.targets.get(stage)
         is_known = target is not None and target.attempt == attempt
-        is_steady = job is not None and is_known and _is_steady(job, attempt, observed, stage)
-        if is_reopening or stage in untold or stages.needs_pods(observed.status, stage, attempt, is_steady=is_steady):
+        is_steady = job is not None and is_known and _is_steady(job, num_nodes.get(stage, 1))
+        is_early = job is not None and stall.is_early(job, num_nodes.get(stage, 1), now)
+        if is_reopening or stages.needs_pods(observed.status, stage, is_steady=is_steady, is_early=is_early):
             selector = f"{names.LABEL_JOB_UID}={observed.uid},{names.LABEL_STAGE}={stage},{names.LABEL_ATTEMPT}={attempt}"
             page = await api.list("Pod", observed.namespace, selector=selector, limit=2000)
             pods += [await reads.with_node(api, live.read_pod(item), now) for item in page.items]
@@ -233,11 +248,8 @@ def _note_targets(observed: Observed, soft: Soft) -> None:
     soft.targets = {stage: target for stage, target in soft.targets.items() if current.get(stage) == target.attempt}
 
 
-def _is_steady(job: LiveJob, attempt: int, observed: Observed, stage: str) -> bool:
-    spec = observed.spec
-    assert spec is not None
-    nodes = next(candidate.topology.nodes for candidate in stages_of(spec) if candidate.name == stage)
-    return job.failure is None and not job.is_complete and not job.is_suspended and job.num_ready >= nodes
+def _is_steady(job: LiveJob, num_nodes: int) -> bool:
+    return job.failure is None and not job.is_complete and not job.is_suspended and job.num_ready >= num_nodes
 
 
 async def _secrets(api: KubeApi, observed: Observed) -> dict[str, bool]:

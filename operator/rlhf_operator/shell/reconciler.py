@@ -140,7 +140,7 @@ class Reconciler:
             soft.created.clear()
         self._crash_here("status")
         for action in plan.after:
-            await self._apply(observed, action)
+            await self._apply(observed, action, soft)
             self._crash_here("action")
         if any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
             soft.apply_error = None  # what was refused before is there now
@@ -155,7 +155,7 @@ class Reconciler:
         """Until the status says that the job has taken hold, every decision asks for the same objects."""
         if (action.kind, action.name) in soft.created:
             return
-        await self._apply(observed, action)
+        await self._apply(observed, action, soft)
         soft.created.add((action.kind, action.name))
         if action.kind == "ControllerRevision" and observed.profile is not None:
             soft.taken = observed.profile
@@ -177,18 +177,20 @@ class Reconciler:
         seconds = _pace(soft, error)
         return None if seconds is None else seconds * self._jitter()
 
-    async def _apply(self, observed: Observed, action: Action) -> None:
+    async def _apply(self, observed: Observed, action: Action, soft: Soft) -> None:
         if isinstance(action, Create):
-            await self._create(observed, action)
+            await self._create(observed, action, soft)
             return
         try:
             await self._api.delete(action.kind, observed.namespace, action.name, uid=action.uid, propagation=action.propagation)
         except (NotFound, Conflict):
             return  # gone already, or another object of that name, which is not ours to delete
 
-    async def _create(self, observed: Observed, action: Create) -> None:
+    async def _create(self, observed: Observed, action: Create, soft: Soft) -> None:
         try:
-            await self._api.create(action.kind, observed.namespace, action.body)
+            created = await self._api.create(action.kind, observed.namespace, action.body)
+            if action.kind == "Job":
+                soft.made_uids[action.name] = created["metadata"]["uid"]
         except AlreadyExists:
             await self._check_existing(observed, action)
         except Forbidden as error:

@@ -278,6 +278,7 @@ class TestOwnership:
     def test_a_job_of_ours_from_another_manifest_is_not_continued(self) -> None:
         rig = Rig(one_stage())
         rig.run_once()
+        rig.reconciler = rig.new_reconciler()  # the one that made it does not compare it
         body = rig.store.get("Job", "team-a", "chat-prepare-r1")
         body["metadata"]["annotations"] = {names.ANNOTATION_SPEC_HASH: "0" * 64}
         rig.store.update("Job", "team-a", body)
@@ -288,6 +289,7 @@ class TestOwnership:
     def test_a_job_of_ours_with_other_content_is_a_conflict(self) -> None:
         rig = Rig(one_stage())
         rig.run_once()
+        rig.reconciler = rig.new_reconciler()
         body = rig.store.get("Job", "team-a", "chat-prepare-r1")
         body["spec"]["backoffLimit"] = 6
         rig.store.update("Job", "team-a", body)

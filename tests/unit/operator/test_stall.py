@@ -31,6 +31,9 @@ def test_a_container_that_cannot_start_says_why_and_may_be_repaired(reason: str,
     rig = starting()
     rig.report(rig.pods("sft")[0], phase="Pending", waiting={"reason": reason, "message": "the words of the kubelet"})
     rig.settle()
+    assert rig.condition("Stalled")[0] == "False"
+    assert rig.requeue == 10, "pods are asked ten seconds after their Job has started"
+    rig.wait(10)
     assert rig.condition("PodsReady")[:2] == ("False", condition)
     assert rig.condition("Stalled")[:2] == ("True", condition)
     assert rig.stage("sft").reason == condition

@@ -7,14 +7,13 @@ from rlhf_api import names
 from rlhf_api.graph import OutsideModel, StageOutput, datasets_of, inputs_of
 from rlhf_api.job import RLHFJobSpec, resolved_precision
 from rlhf_api.planning.steps import stated_steps
-from rlhf_api.preparation import prepare_config
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.run_config import Deadlines, Gang, InputRef, JobRef, RunConfig, RunModel, RunPlan, StageConfig, StageRef
 from rlhf_api.stages import StageType, resolved_block
 from rlhf_api.status import JobStatus, StageStatus
 from rlhf_operator.core.model import SHUTDOWN_SECONDS, Observed
 from rlhf_operator.core.plans import Planned
-from rlhf_operator.core.specs import StageSpec
+from rlhf_operator.core.specs import StageSpec, preparation_of
 
 
 def run_config(observed: Observed, stage: StageSpec, status: JobStatus, planned: Planned) -> RunConfig:
@@ -131,7 +130,7 @@ def _plan(stage: StageSpec, planned: Planned) -> RunPlan:
 
 def _config(spec: RLHFJobSpec, stage: StageSpec, rules: ProfileSpec) -> StageConfig:
     if stage.stage is None:
-        return prepare_config(spec, allow_private_addresses=rules.sources.allow_private_addresses)
+        return preparation_of(spec, rules.sources.allow_private_addresses)
     return resolved_block(stage.stage.block, spec.model.lora is not None)
 
 

@@ -6,9 +6,11 @@ from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import ProfileStatus
 from rlhf_operator.core.manifests.job import owner_reference
 from rlhf_operator.core.manifests.pod import Body, job_labels
+from rlhf_operator.core.memo import by_identity
 from rlhf_operator.core.model import Observed, ProfileObject
 
 
+@by_identity
 def profile_hash(spec: ProfileSpec) -> str:
     """Digest of a profile's content."""
     return digest(canonical_json(spec.to_wire()))
