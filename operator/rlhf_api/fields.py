@@ -97,7 +97,7 @@ def range_words(schema: Schema) -> str:
         return f"at least {_plain(low)}"
     for key, unit in (("maxLength", "characters"), ("maxItems", "items"), ("maxProperties", "entries")):
         if key in schema:
-            return f"at most {schema[key]} {unit}"
+            return f"{schema['minItems']} to {schema[key]} {unit}" if "minItems" in schema else f"at most {schema[key]} {unit}"
     return ""
 
 

@@ -95,8 +95,17 @@ def _read(model: type[M], wire: Mapping[Any, Any]) -> tuple[M, list[SchemaError]
     try:
         return model.from_wire(wire), []
     except ValidationError as error:
-        errors: list[SchemaError] = [(_place(details), details) for details in error.errors(include_url=False)]
+        errors = _without_echoes([(_place(details), details) for details in error.errors(include_url=False)])
         return salvage(model, wire, {location for location, _ in errors}), errors
+
+
+def _without_echoes(errors: list[SchemaError]) -> list[SchemaError]:
+    """Without lists that are too short only because pydantic dropped the broken items and counted the rest; each item has its own error."""
+
+    def has_broken_items(location: Location) -> bool:
+        return any(len(other) > len(location) and other[: len(location)] == location for other, _ in errors)
+
+    return [(location, details) for location, details in errors if details["type"] != "too_short" or not has_broken_items(location)]
 
 
 def _place(details: Mapping[str, Any]) -> Location:

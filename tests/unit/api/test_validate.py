@@ -81,6 +81,11 @@ from tests.support.rules import MODEL, NF4, PPO, PUBLISH, RM, ROWS, SFT, Changes
             id="a missing field",
         ),
         pytest.param(
+            {"spec.stages": []},
+            "spec.stages: [] must be a list, 1 to 10 items: Stages in order; an input may only name an earlier stage.",
+            id="a list without items",
+        ),
+        pytest.param(
             {"spec.checkpoint": [1]},
             "spec.checkpoint: [1] must be a mapping with the fields everySteps, everySeconds, keep",
             id="a list where a mapping is meant",
@@ -133,6 +138,19 @@ def test_all_problems_come_at_once() -> None:
         f"{NF4}.quantize.model.stage",
         f"{PUBLISH}.publish.destination.uri",
     }
+
+
+def test_a_list_whose_items_are_all_broken_is_not_too_short() -> None:
+    # pydantic drops the broken items, counts what is left and says that the list is empty: it is not, and its rules still hold.
+    broken: Changes = {
+        f"{SFT}.sft.epochs": 0,
+        f"{RM}.rewardModel.epochs": 0,
+        f"{PPO}.ppo.steps": 0,
+        f"{NF4}.quantize.maxEvalRows": 0,
+        f"{PUBLISH}.publish.sign": "yes",
+        f"{PPO}.ppo.minibatchSize": 3,
+    }
+    assert [problem.path for problem in find_problems(chat_7b(broken))] == list(broken)
 
 
 def test_a_broken_field_raises_no_second_problem_by_its_default() -> None:
