@@ -25,7 +25,7 @@ from rlhf_trainer.data.tokenize import Dropped, Tokenisation
 from rlhf_trainer.data.tokenizer import ModelTokenizer
 from rlhf_trainer.errors import DataError
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Raise it when rows would come out differently: stored datasets of older code are then not found again."""
 HELD_OUT_SPLIT = "test"
 _STOP_CHECK_ROWS = 1000

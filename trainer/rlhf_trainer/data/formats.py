@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
@@ -59,12 +59,6 @@ class Example:
     place: str = ""
     """`file:row`, for messages about it."""
 
-    @property
-    def prompt(self) -> tuple[Message, ...]:
-        """What stands before the last answer."""
-        last = max((i for i, message in enumerate(self.messages) if message.role == "assistant"), default=len(self.messages))
-        return self.messages[:last]
-
 
 class RowProblem(ValueError):
     """One field of one row is wrong: `field`, the value, the rule and the fix in one sentence."""
@@ -92,6 +86,14 @@ def parse(rows: Iterable[RawRow], purpose: Purpose, declared: str = "auto") -> I
     if problems:
         more = [f"and more: only the first {MAX_REPORTED} are shown"] if len(problems) > MAX_REPORTED else []
         raise DataError("\n".join([*problems[:MAX_REPORTED], *more]))
+
+
+def without_last_answer(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """What a model is asked: the conversation without the assistant's turn at its end. Earlier answers belong to the question.
+
+    Not for the prompt of a `preference` or `prompts` row: theirs has lost that turn already.
+    """
+    return tuple(turns[:-1] if turns and turns[-1].role == "assistant" else turns)
 
 
 def canonical_id(value: Mapping[str, Any]) -> str:
@@ -144,10 +146,7 @@ def _parse_row(row: RawRow, row_format: Format, purpose: Purpose) -> Example:
     value = _object(row.value)
     example = _PARSERS[row_format](value, _row_id(value), row)
     if purpose == "prompts":
-        prompt = example.prompt
-        if not prompt:
-            raise RowProblem("messages: must have a turn before the assistant's: add the user's question")
-        return Example(example.row_id, prompt, answer=example.answer)
+        return Example(example.row_id, _question(example.messages), answer=example.answer)
     return example
 
 
@@ -163,7 +162,7 @@ def _messages(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
 
 
 def _prompt(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
-    return Example(row_id, _prompt_turns(value), answer=_answer(value))
+    return Example(row_id, _asked_turns(value), answer=_answer(value))
 
 
 def _preference(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
@@ -175,7 +174,8 @@ def _preference(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
         raise RowProblem(f"margin: {_shown(margin)} must be a number: remove it or write 0.5")
     stem = row.file.rsplit("/", 1)[-1].split(".", 1)[0]
     source = _text(value, "source", default=stem)
-    return Example(row_id, _prompt_turns(value), chosen, rejected, _answer(value), source, None if margin is None else float(margin))
+    prompt = _question(_asked_turns(value))
+    return Example(row_id, prompt, chosen, rejected, _answer(value), source, None if margin is None else float(margin))
 
 
 _PARSERS: Mapping[Format, Callable[[Mapping[str, Any], str, RawRow], Example]] = {
@@ -187,17 +187,20 @@ _PARSERS: Mapping[Format, Callable[[Mapping[str, Any], str, RawRow], Example]] =
 }
 
 
-def _prompt_turns(value: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The prompt of a row: `prompt` as text, or `messages` without a last assistant turn."""
+def _asked_turns(value: Mapping[str, Any]) -> tuple[Message, ...]:
+    """`prompt` as text, or `messages` as they are."""
     if "prompt" in value and isinstance(value["prompt"], str):
         return (Message("user", _filled(value, "prompt")),)
     if "prompt" in value:
         raise RowProblem(f"prompt: {_shown(value['prompt'])} must be text: write a conversation as messages")
-    turns = _turns(value)
-    turns = turns[:-1] if turns[-1].role == "assistant" else turns
-    if not turns:
+    return _turns(value)
+
+
+def _question(turns: Sequence[Message]) -> tuple[Message, ...]:
+    question = without_last_answer(turns)
+    if not question:
         raise RowProblem("messages: must have a turn before the assistant's: add the user's question")
-    return turns
+    return question
 
 
 def _turns(value: Mapping[str, Any]) -> tuple[Message, ...]:

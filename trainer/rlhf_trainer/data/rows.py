@@ -26,7 +26,7 @@ class ConversationRow:
     loss_mask: TokenMask
     """1 on the tokens of the assistant's turns, their end-of-turn tokens included; same length as `input_ids`."""
     prompt_ids: TokenIds
-    """Everything before the last answer, ready for generation: ends where the assistant begins to speak."""
+    """Everything but an answer at the end, ready for generation: ends where the assistant begins to speak."""
     answer: str | None
     """The verifiably right answer, for evaluation only; never trained on where the row's own answer differs."""
     language: str
@@ -38,6 +38,7 @@ class PreferenceRow:
 
     row_id: str
     prompt_ids: TokenIds
+    """The whole conversation before the two answers."""
     chosen_ids: TokenIds
     """Prompt and answer, end-of-turn token included."""
     rejected_ids: TokenIds

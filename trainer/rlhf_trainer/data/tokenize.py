@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from rlhf_trainer.data.answers import language_of
-from rlhf_trainer.data.formats import Example, Message
+from rlhf_trainer.data.formats import Example, Message, without_last_answer
 from rlhf_trainer.data.rows import ConversationRow, PreferenceRow, PromptRow, Purpose, Row, TokenIds, TokenMask
 from rlhf_trainer.data.template import Span, Template
 from rlhf_trainer.data.tokenizer import ModelTokenizer
@@ -56,7 +56,7 @@ class Tokenisation:
     def _conversations(self, examples: Sequence[Example]) -> Iterator[Row | Dropped]:
         rendered = [self._spans(example, example.messages) for example in examples]
         tokens = self._encode([text for text, _ in rendered], [spans for _, spans in rendered])
-        prompts = self._encode([self._prompt_text(example) for example in examples])
+        prompts = self._encode([self._prompt_text(example, without_last_answer(example.messages)) for example in examples])
         for example, (ids, mask), (prompt_ids, _) in zip(examples, tokens, prompts, strict=True):
             if len(ids) > self.max_length and self.overlong == "drop":
                 yield Dropped("tooLong", len(ids))
@@ -69,7 +69,7 @@ class Tokenisation:
     def _preferences(self, examples: Sequence[Example]) -> Iterator[Row | Dropped]:
         chosen = self._encode([self._spans(e, (*e.messages, Message("assistant", e.chosen or "")))[0] for e in examples])
         rejected = self._encode([self._spans(e, (*e.messages, Message("assistant", e.rejected or "")))[0] for e in examples])
-        prompts = self._encode([self._prompt_text(example) for example in examples])
+        prompts = self._encode([self._prompt_text(example, example.messages) for example in examples])
         for example, (good, _), (bad, _), (prompt_ids, _) in zip(examples, chosen, rejected, prompts, strict=True):
             longest, cut = max(len(good), len(bad)), slice(0, self.max_length)
             is_same = np.array_equal(good[cut], bad[cut])
@@ -82,7 +82,8 @@ class Tokenisation:
                 yield PreferenceRow(*row)
 
     def _prompts(self, examples: Sequence[Example]) -> Iterator[Row | Dropped]:
-        for example, (ids, _) in zip(examples, self._encode([self._prompt_text(example) for example in examples]), strict=True):
+        prompts = self._encode([self._prompt_text(example, example.messages) for example in examples])
+        for example, (ids, _) in zip(examples, prompts, strict=True):
             if len(ids) > self.max_length:  # a cut prompt would ask something else: never truncated
                 yield Dropped("tooLong", len(ids))
             else:
@@ -95,9 +96,9 @@ class Tokenisation:
             raise DataError(f"{example.place}: {error.message}", hint=error.hint) from error
         return text, [(0, len(text))] if self.loss_on == "all" and spans else spans
 
-    def _prompt_text(self, example: Example) -> str:
+    def _prompt_text(self, example: Example, prompt: Sequence[Message]) -> str:
         try:
-            return self.template.render(example.prompt, add_generation_prompt=True)
+            return self.template.render(prompt, add_generation_prompt=True)
         except DataError as error:
             raise DataError(f"{example.place}: {error.message}", hint=error.hint) from error
 

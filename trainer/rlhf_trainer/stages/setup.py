@@ -98,10 +98,11 @@ def examiner(run: Run, strategy: Strategy, module: nn.Module, directory: Path, d
 def longest_answer(data: PreparedDataset[ConversationRow]) -> int:
     """Tokens of the longest answer in a dataset, 512 at most: how far an evaluation generates.
 
-    Training rows count too: their refusals may be longer than any right answer among the held-out ones.
+    Training rows count too: their refusals may be longer than any right answer among the held-out ones. A conversation that ends with
+    a question has none.
     """
     lengths = [split.lengths("input_ids") - split.lengths("prompt_ids") for split in (data.train, data.held_out)]
-    return int(min(MAX_ANSWER_TOKENS, max((int(part.max()) for part in lengths if len(part)), default=1)))
+    return min(MAX_ANSWER_TOKENS, max([1, *(int(part.max()) for part in lengths if len(part))]))
 
 
 def split_evenly(items: Sequence[T], size: int) -> list[list[T]]:

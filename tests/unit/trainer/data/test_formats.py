@@ -65,9 +65,22 @@ def test_prompts(row: dict[str, Any]) -> None:
     assert (example.messages, example.answer) == ((USER,), "7")
 
 
-def test_the_prompt_of_a_conversation_ends_before_its_last_answer() -> None:
-    [example] = examples({"messages": [*TURNS, *TURNS]})
-    assert example.prompt == (USER, ASSISTANT, USER)
+@pytest.mark.parametrize(
+    ("turns", "prompt"),
+    [
+        pytest.param([*TURNS, *TURNS], (USER, ASSISTANT, USER), id="two rounds"),
+        pytest.param([*TURNS, *TURNS[:1]], (USER, ASSISTANT, USER), id="a conversation that ends with a question is all prompt"),
+        pytest.param([*TURNS, *TURNS[1:]], (USER, ASSISTANT), id="one turn is removed, not two"),
+    ],
+)
+@pytest.mark.parametrize("declared", ["messages", "prompts"])
+@pytest.mark.rule("D1")
+def test_a_prompt_keeps_its_conversation_but_for_an_answer_at_its_end(
+    turns: list[dict[str, str]], prompt: tuple[Message, ...], declared: str
+) -> None:
+    [asked] = examples({"messages": turns}, purpose="prompts", declared=declared)
+    [pair] = examples({"messages": turns, "chosen": "a", "rejected": "b"}, purpose="preference")
+    assert asked.messages == pair.messages == prompt
 
 
 @pytest.mark.parametrize("prompt", [{"prompt": "q"}, {"messages": TURNS[:1]}, {"messages": TURNS}])

@@ -1,6 +1,7 @@
 """Rules D2 to D6: one BOS, masks by offsets, stop ids, what is dropped and what is cut."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,25 @@ def test_a_prompt_ends_where_the_last_answer_begins(tokenizer: ModelTokenizer, n
     assert row.input_ids[: len(row.prompt_ids)].tolist() == row.prompt_ids.tolist()
     rest = tokenizer.tokenizer.decode(row.input_ids[len(row.prompt_ids) :].tolist(), skip_special_tokens=False)
     assert rest.startswith("second")
+
+
+@pytest.mark.parametrize("purpose", ["prompts", "preference"])
+def test_the_whole_history_is_the_prompt(tokenizer: ModelTokenizer, purpose: Purpose) -> None:
+    template = tokenizer.template("chatml")
+    history = replace(a_chat("one", "two", "three"), chosen="good", rejected="bad")
+    [row] = tokenised(tokenizer, template, history, purpose=purpose)
+    assert not isinstance(row, Dropped)
+    text = tokenizer.tokenizer.decode(row.prompt_ids.tolist(), skip_special_tokens=False)
+    assert text == template.render(history.messages, add_generation_prompt=True)
+    if isinstance(row, PreferenceRow):
+        assert row.chosen_ids[: len(row.prompt_ids)].tolist() == row.prompt_ids.tolist()
+
+
+def test_a_conversation_that_ends_with_a_question_learns_its_answer_and_is_asked_the_question(tokenizer: ModelTokenizer) -> None:
+    [row] = tokenised(tokenizer, tokenizer.template("chatml"), a_chat("q", "seven", "and then?"))
+    assert isinstance(row, ConversationRow)
+    assert labelled(tokenizer, row) == "seven<|im_end|>"
+    assert "and then?" in tokenizer.tokenizer.decode(row.prompt_ids.tolist(), skip_special_tokens=False)
 
 
 def test_loss_on_all_learns_the_questions_too(tokenizer: ModelTokenizer) -> None:
