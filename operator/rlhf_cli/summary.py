@@ -6,6 +6,8 @@ the first SFT stage before its first step, so its numbers are that stage's `base
 
 import json
 import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,10 +120,17 @@ def print_summary(console: Console, job: Mapping[str, Any], claims: Mapping[str,
     for artifact in artifacts_of(job, claims):
         lines.append(f"artifact  {artifact.directory or artifact.uri}  ({byte_size(artifact.size_bytes)}, {artifact.digest})")
         if artifact.directory:
-            lines.append(f"chat      rlhf chat {artifact.directory}")
-            lines += [f"          rlhf chat {artifact.directory} -m {shlex.quote(prompt)}" for prompt in prompts_to_try(job, workdir)]
+            chat = f"{_program()} chat {artifact.directory}"
+            lines.append(f"chat      {chat}")
+            lines += [f"          {chat} -m {shlex.quote(prompt)}" for prompt in prompts_to_try(job, workdir)]
     lines.append(f"files     {workdir}")
     console.print("\n" + "\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _program() -> str:
+    """How the user can start this program again: by its name, or by the path that was typed where no PATH finds it."""
+    typed = sys.argv[0]
+    return shlex.quote(typed) if Path(typed).name == "rlhf" and shutil.which("rlhf") is None else "rlhf"
 
 
 def prompts_to_try(job: Mapping[str, Any], workdir: Path) -> list[str]:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from rlhf_cli.summary import Score, artifacts_of, directory_of, print_summary, prompts_to_try, result_of, scores_of
@@ -71,6 +72,26 @@ def test_the_command_to_chat_asks_what_the_model_answered_right(tmp_path: Path) 
     print_summary(Console(file=text, width=120), finished_job(), CLAIMS, tmp_path, 190.0)
     for prompt in ("What is 3 plus 4?", "3加4等于几?"):
         assert f"          rlhf chat /data/models/tiny-chat -m '{prompt}'" in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("on_path", "typed", "expected"),
+    [
+        pytest.param(True, ".venv/bin/rlhf", "rlhf", id="a name that PATH finds"),
+        pytest.param(False, ".venv/bin/rlhf", ".venv/bin/rlhf", id="a path, where PATH finds nothing"),
+        pytest.param(False, "-c", "rlhf", id="no program of ours was typed"),
+    ],
+)
+def test_the_command_to_chat_works_as_printed(
+    on_path: bool, typed: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if on_path:
+        (tmp_path / "rlhf").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.argv", [typed])
+    text = io.StringIO()
+    print_summary(Console(file=text, width=120), finished_job(), CLAIMS, tmp_path, 190.0)
+    assert f"chat      {expected} chat /data/models/tiny-chat\n" in text.getvalue()
 
 
 def test_without_measurements_there_is_no_table() -> None:
