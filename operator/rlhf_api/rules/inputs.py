@@ -11,6 +11,7 @@ _CHARACTERS = "^[a-z0-9]+://[A-Za-z0-9][A-Za-z0-9._~/:@+=-]*$"
 _DOTS = "/[.][.]?(/|$)"
 _PINNED_OCI = "^oci://[^@]+@sha256:[a-f0-9]{64}$"
 _CLAIM_PATH = "^pvc://[a-z0-9][-a-z0-9.]*/.+$"
+_CLAIM_FOLDER = "^pvc://[a-z0-9][-a-z0-9.]*/.*[^/]$"
 _BUILTIN = "^builtin://{kind}/[a-z0-9][a-z0-9.-]*$"
 _DESTINATIONS = "^(hf|s3|gs|oci|pvc)://"
 _CHARACTERS_CEL = f"self.matches('{_CHARACTERS}') && !self.matches('{_DOTS}')"
@@ -109,6 +110,13 @@ DESTINATION_RULES = (
         "!self.contains('@')",
         "a destination has no '@': credentials belong in secretName, and the digest is a result",
         lambda it: "@" not in it.uri,
+    ),
+    field_rule(
+        Destination,
+        "uri",
+        f"!self.startsWith('pvc://') || self.matches('{_CLAIM_FOLDER}')",
+        "pvc destinations are written pvc://<claim>/<path>, without a '/' at the end: a claim as a whole is never replaced",
+        lambda it: implies(it.scheme == "pvc", matches(it.uri, _CLAIM_FOLDER)),
     ),
 )
 

@@ -61,6 +61,11 @@ CASES: Cases = {
         {f"{PUBLISH}.publish.destination.uri": f"oci://r/m@sha256:{SHA256}"},
         f"{PUBLISH}.publish.destination.uri",
     ),
+    "pvc destinations are written pvc://<claim>/<path>, without a '/' at the end: a claim as a whole is never replaced": (
+        {f"{PUBLISH}.publish.destination": {"uri": "pvc://models/team/chat"}},
+        {f"{PUBLISH}.publish.destination": {"uri": "pvc://models"}},
+        f"{PUBLISH}.publish.destination.uri",
+    ),
     "set exactly one of stage and source": (
         {f"{PPO}.ppo.reward": {"stage": "rm"}},
         {f"{PPO}.ppo.reward": {}},

@@ -3,8 +3,10 @@
 import pytest
 
 from rlhf_api.rules.inputs import RULES
+from rlhf_api.validate import find_problems
+from tests.support.manifests import chat_7b
 from tests.support.rule_cases.inputs import CASES
-from tests.support.rules import assert_breaks, assert_obeys
+from tests.support.rules import PUBLISH, assert_breaks, assert_obeys
 
 
 def test_every_rule_has_a_case() -> None:
@@ -19,3 +21,9 @@ def test_a_job_may(message: str) -> None:
 @pytest.mark.parametrize("message", CASES)
 def test_a_job_may_not(message: str) -> None:
     assert_breaks(CASES, message)
+
+
+@pytest.mark.parametrize("uri", ["pvc://models", "pvc://models/", "pvc://models/chat/"])
+def test_a_destination_is_a_folder_of_a_claim(uri: str) -> None:
+    problems = find_problems(chat_7b({f"{PUBLISH}.publish.destination": {"uri": uri}}))
+    assert [problem.path for problem in problems] == [f"{PUBLISH}.publish.destination.uri"]
