@@ -10,6 +10,7 @@ from rich.table import Table
 from rlhf_cli import story
 from rlhf_cli.live import line, why_it_waits
 from rlhf_cli.stage_rows import byte_size, duration, rows_of
+from rlhf_cli.tables import print_whole
 
 NEVER = "–"
 
@@ -29,7 +30,7 @@ def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetim
         cells = (status.get("phase", "Pending"), status.get("currentStage", ""), status.get("stagesSummary", ""), status.get("reason", ""))
         table.add_row(job["metadata"]["name"], *cells, _age(job["metadata"].get("creationTimestamp"), now))
     if num_jobs:
-        console.print(table)
+        print_whole(console, table)
     else:
         _text(console, empty)
 
@@ -72,7 +73,7 @@ def print_details(console: Console, job: Mapping[str, Any], now: datetime) -> No
         _text(console, line(row))
     console.print()
     stages = status.get("stages") or []
-    console.print(_attempts(stages, now))
+    print_whole(console, _attempts(stages, now))
     for message in _messages(stages):
         _text(console, message)
     for artifact in status.get("artifacts") or []:

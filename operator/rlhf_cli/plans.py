@@ -17,6 +17,7 @@ from rlhf_api.stages import Stage, StageType
 from rlhf_api.validate import find_profile_problems
 from rlhf_cli.errors import refused
 from rlhf_cli.job_files import read_object
+from rlhf_cli.tables import print_whole
 from rlhf_operator.local.machine import profile_of, this_machine
 
 GIB = 1024**3
@@ -74,7 +75,7 @@ def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("STAGE", "TYPE", "STRATEGY") else "right")
     for row in rows:
         table.add_row(row.stage, row.type, *_cells(row))
-    console.print(table)
+    print_whole(console, table)
     problems = [row.problem for row in rows if row.problem]
     console.print("\n".join(["", basis, *_notes(rows), *problems]), markup=False, highlight=False, soft_wrap=True)
 

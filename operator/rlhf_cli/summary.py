@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlhf_cli.stage_rows import byte_size, duration, metrics_of
+from rlhf_cli.tables import print_whole
 
 MODEL_STAGES = ("SFT", "PPO", "Quantize")
 
@@ -115,7 +116,7 @@ def print_summary(console: Console, job: Mapping[str, Any], claims: Mapping[str,
     scores = scores_of(job)
     if scores:
         console.print()
-        console.print(score_table(scores))
+        print_whole(console, score_table(scores))
     lines = [f"complete  in {duration(seconds)}"]
     for artifact in artifacts_of(job, claims):
         lines.append(f"artifact  {artifact.directory or artifact.uri}  ({byte_size(artifact.size_bytes)}, {artifact.digest})")

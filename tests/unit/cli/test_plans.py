@@ -54,6 +54,13 @@ def test_the_table() -> None:
     assert "estimated for a profile: GPUs of 80 GiB" in shown
 
 
+def test_the_table_is_whole_in_a_pipe() -> None:
+    text = io.StringIO()
+    print_plan(Console(file=text, width=80), plan_rows(spec_of("chat-7b", strategy="zero2-offload"), H100), basis_of(H100, "a profile"))
+    assert "…" not in text.getvalue()
+    assert "MICRO-BATCH" in text.getvalue()
+
+
 def test_the_table_of_what_does_not_fit() -> None:
     text = io.StringIO()
     rows = plan_rows(spec_of("chat-7b"), CPU)
