@@ -73,7 +73,7 @@ PPO = (
             "scores = rewards.penalize_missing_stop(scores, batch.has_stop, config.missing_eos_penalty)\n        "
             "batch.scores = rewards.clip_scores(scores, config.reward_clip)",
             UNIT + "stages/test_experience.py::test_scores_are_normalised_then_clipped_then_penalised"),
-    _mutant("P9", "a checkpoint of other inputs is accepted", "stages/facts.py", 'if state["pinned"] != self._pinned:', "if False:",
+    _mutant("P9", "a checkpoint of other inputs is accepted", "stages/facts.py", '        if changed:', "        if False:",
             UNIT + "stages/test_parts.py::test_facts_survive_a_resume_and_refuse_other_inputs"),
     _mutant("P9", "the adapters stay on in the reference", "models/adapters.py", "layer.enable_adapters(False)", "layer.enable_adapters(True)",
             UNIT + "models/test_adapters.py::test_adapters_off_is_the_base_model_bit_for_bit"),

@@ -97,14 +97,18 @@ class Workshop:
             "rm.dataset": self._dataset("preference", preferences(num_rows), preferences(6, seed=9)),
             "ppo.prompts": self._dataset("prompts", prompts(num_rows), prompts(6, seed=9)),
         }
-        output = self.root / "stages" / "prepare" / "r1" / "output"
-        output.mkdir(parents=True)
         models = {"model": {"path": "sources/model", "digest": directory_digest(source), "vocabSize": VOCABULARY}}
-        (output / "prepared.json").write_text(json.dumps({"version": 1, "chatTemplate": "letters", "models": models, "datasets": datasets}))
-        digest = write_manifest(
-            output, "output", a_run(directory, directory="stages/prepare/r1", stage={"name": "prepare", "type": "SFT"}), step=1
-        )
-        self.prepared = {"path": "stages/prepare/r1/output", "digest": digest}
+        self._found = {"version": 1, "chatTemplate": "letters", "models": models, "datasets": datasets}
+        self.prepare()
+
+    def prepare(self, *, attempt: int = 1) -> None:
+        """Prepare runs, or runs again: it finds the same, and its output is another one."""
+        place = f"stages/prepare/r{attempt}"
+        output = self.root / place / "output"
+        output.mkdir(parents=True)
+        (output / "prepared.json").write_text(json.dumps(self._found))
+        run = a_run(self.directory, directory=place, stage={"name": "prepare", "type": "SFT"}, attempt=attempt)
+        self.prepared = {"path": f"{place}/output", "digest": write_manifest(output, "output", run, step=1)}
 
     def sft(self, *, attempt: int = 1, run: dict[str, Any] | None = None, **config: Any) -> Run:
         """A run of stage `sft` from the base model."""

@@ -11,7 +11,7 @@ from rlhf_trainer.errors import InputError
 class Facts:
     """Named numbers, part of the loop's state: the base model, for example, is measured before the first step only.
 
-    `pinned` digests say what the stage was given; a checkpoint of other inputs is refused.
+    `pinned` digests say which models the stage was given; a checkpoint of others is refused.
     """
 
     def __init__(self, metrics: Mapping[str, float] | None = None, pinned: Mapping[str, str] | None = None) -> None:
@@ -32,7 +32,8 @@ class Facts:
         Raises:
             InputError: the checkpoint was made from other inputs: PPO, for one, would get another reference (rule P9).
         """
-        if state["pinned"] != self._pinned:
-            changed = sorted(role for role in self._pinned | state["pinned"] if self._pinned.get(role) != state["pinned"].get(role))
+        # Only what is pinned here: checkpoints of older code pinned Prepare's output too, which a new run of Prepare replaces.
+        changed = sorted(role for role, digest in self._pinned.items() if state["pinned"].get(role) != digest)
+        if changed:
             raise InputError(f"the checkpoint was made from other inputs: {', '.join(changed)}", hint="rerun the stage from its start")
         self.metrics = dict(state["metrics"])

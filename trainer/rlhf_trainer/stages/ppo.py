@@ -34,7 +34,7 @@ from rlhf_trainer.run import Run, StageResult
 from rlhf_trainer.stages import inputs, outputs
 from rlhf_trainer.stages.ema import Ema
 from rlhf_trainer.stages.facts import Facts
-from rlhf_trainer.stages.ppo_models import PPOModels, build_models
+from rlhf_trainer.stages.ppo_models import MODEL_ROLES, PPOModels, build_models
 from rlhf_trainer.stages.ppo_rollout import Rollouts
 from rlhf_trainer.stages.ppo_update import Updates
 from rlhf_trainer.strategy import select
@@ -66,7 +66,9 @@ def run(run: Run) -> StageResult:
     models = build_models(run, config, strategy, num_rows=len(prompts.train), total_steps=total_steps)
     ema = Ema(models.policy.module, config.ema_decay) if config.ema_decay else None
     controller, moments = _kl_controller(config), rewards.RunningMoments()
-    facts = Facts({"dropped_rows": float(prompts.statistics.get("droppedRows", 0))}, pinned=inputs.digests(run))
+    given = inputs.digests(run)
+    # The models alone: Prepare may run again between two attempts, and the cursor guards the order of the rows.
+    facts = Facts({"dropped_rows": float(prompts.statistics.get("droppedRows", 0))}, pinned={role: given[role] for role in MODEL_ROLES})
     with Reporter(run) as reporter:
         rollouts = Rollouts(run, config, strategy, models, prompts, reporter, controller, moments)
         updates = Updates(run, config, strategy, models, ema)

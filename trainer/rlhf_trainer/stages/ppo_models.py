@@ -19,6 +19,9 @@ from rlhf_trainer.run import Run
 from rlhf_trainer.stages import inputs, setup
 from rlhf_trainer.strategy.base import Strategy, Trained
 
+MODEL_ROLES = ("policy", "reward", "critic")
+"""The models that PPO is given."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PPOModels:
@@ -48,9 +51,9 @@ def build_models(run: Run, config: PPO, strategy: Strategy, *, num_rows: int, to
     Raises:
         UnsupportedError: the reward model or the critic has another vocabulary than the policy.
     """
-    policy_source, reward_source = inputs.model_directory(run, "policy"), inputs.model_directory(run, "reward")
-    critic_source = inputs.model_directory(run, "critic")
-    _check_vocabularies({"policy": policy_source, "reward": reward_source, "critic": critic_source})
+    sources = {role: inputs.model_directory(run, role) for role in MODEL_ROLES}
+    _check_vocabularies(sources)
+    policy_source, reward_source, critic_source = (sources[role] for role in MODEL_ROLES)
     policy_updates, critic_updates = num_updates(config, num_rows, total_steps)
     policy_rate, critic_rate = config.learning_rate or 0.0, config.critic_learning_rate or 0.0
     head = "saved" if setup.is_score_directory(critic_source) else "zero"

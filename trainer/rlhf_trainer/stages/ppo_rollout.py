@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Sequence
@@ -120,13 +121,17 @@ class Rollouts:
     def _judge(self, batches: Sequence[Answers]) -> None:
         """Everything that is computed once a rollout, without gradients."""
         temperature = self.config.temperature
+        # Sharded weights meet in every forward pass, and a short last window gives the workers different numbers of micro-batches:
+        # one with fewer repeats its last one, on a copy that takes the results with it.
+        num_missing = self.strategy.world.agree(len(batches)) - len(batches)
+        rounds = [*batches, *(copy.copy(batches[-1]) for _ in range(num_missing))]
         with torch.no_grad():
-            for batch in batches:
+            for batch in rounds:
                 batch.raw_scores = experience.raw_scores(self.models.reward.model, batch)
                 batch.values = experience.values(self.models.critic.model, batch)
                 batch.old_log_probs, batch.entropy = experience.log_probs(self.models.policy.model, batch, temperature, with_entropy=True)
             with self.models.reference() as reference:
-                for batch in batches:
+                for batch in rounds:
                     batch.ref_log_probs, _ = experience.log_probs(reference, batch, temperature)
 
     def _metrics(self, batches: Sequence[Answers]) -> dict[str, float]:

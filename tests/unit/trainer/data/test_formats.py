@@ -74,7 +74,6 @@ def test_prompts(row: dict[str, Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("declared", ["messages", "prompts"])
-@pytest.mark.rule("D1")
 def test_a_prompt_keeps_its_conversation_but_for_an_answer_at_its_end(
     turns: list[dict[str, str]], prompt: tuple[Message, ...], declared: str
 ) -> None:

@@ -1,11 +1,15 @@
 """The guard of a rollout. Whole rollouts are tested in test_training.py, and against a straight-line PPO step in tests/oracle."""
 
+from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from rlhf_trainer.errors import Diverged
-from rlhf_trainer.stages import ppo_rollout
+from rlhf_trainer.stages import experience, ppo_rollout
 from rlhf_trainer.stages.ppo_rollout import Rollouts, refuse_divergence, sampling_problem
 
 
@@ -50,6 +54,30 @@ def test_diverged(kl_mean: float, max_kl: float, words: str) -> None:
 def test_a_sampling_mismatch_is_named(precision: str, largest: float, mean: float, words: str | None) -> None:
     found = sampling_problem(precision, largest, mean)
     assert found is None if words is None else words in (found or "")
+
+
+@pytest.mark.parametrize(("num_own", "num_rounds"), [(1, 3), (2, 2)], ids=["fewer than a peer", "as many"])
+def test_all_workers_judge_in_equally_many_rounds(monkeypatch: pytest.MonkeyPatch, num_own: int, num_rounds: int) -> None:
+    """Gemini's weights are gathered in every forward pass: a worker that makes fewer than its peers would leave them waiting."""
+    calls: list[str] = []
+
+    def forward(model: str, *_: Any, **__: Any) -> Any:
+        calls.append(model)
+        return torch.full((), float(len(calls))), torch.zeros(())
+
+    monkeypatch.setattr(experience, "log_probs", forward)
+    for name in ("raw_scores", "values"):
+        monkeypatch.setattr(experience, name, lambda model, batch: forward(model)[0])
+    roles = {name: SimpleNamespace(model=name) for name in ("policy", "critic", "reward")}
+    rollouts = SimpleNamespace(
+        config=SimpleNamespace(temperature=1.0),
+        strategy=SimpleNamespace(world=SimpleNamespace(agree=lambda _: num_rounds)),
+        models=SimpleNamespace(**roles, reference=lambda: nullcontext("reference")),
+    )
+    batches: Any = [SimpleNamespace() for _ in range(num_own)]
+    Rollouts._judge(rollouts, batches)  # type: ignore[arg-type]  # only these fields are read
+    assert Counter(calls) == dict.fromkeys(("policy", "critic", "reward", "reference"), num_rounds)
+    assert [float(batch.raw_scores) for batch in batches] == [1.0, 4.0][:num_own]  # of its own round, not of a repetition
 
 
 @pytest.mark.rule("G8")

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_trainer.data.order import order
-from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, InternalError, Preempted
+from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, InputError, InternalError, Preempted
 from rlhf_trainer.models import export, load
 from rlhf_trainer.models.heads import ScoreModel, last_token
 from rlhf_trainer.rollout.generate import position_ids
@@ -88,6 +88,23 @@ def test_a_stopped_stage_resumes_to_the_same_bits(shop: Workshop, stage: str) ->
         assert_equal_weights(straight, resumed, "critic")
     assert result.step == 4
     assert [line["step"] for line in lines(resumed) if "grad_norm" in line or "critic_grad_norm" in line] == [1, 2, 3, 4]
+
+
+@pytest.mark.rule("P9")
+def test_ppo_resumes_after_prepare_ran_again_but_not_with_another_reward_model(tmp_path: Path) -> None:
+    shop = Workshop(tmp_path)
+    sft.run(shop.sft(maxSteps=1))
+    reward.run(shop.reward(maxSteps=1, minAccuracy=0))
+    _, stopped = attempt(shop, "ppo", 1)
+    with pytest.raises(Preempted):
+        ppo.run(replace(stopped, stop=StopAfter(1)))  # type: ignore[arg-type]  # only `is_set` is read
+    shop.prepare(attempt=2)
+    run, resumed = attempt(shop, "ppo", 2, ["stages/ppo/r1/checkpoints"])
+    assert run(resumed).step == 4
+    reward.run(shop.reward(attempt=2, maxSteps=2, minAccuracy=0))
+    run, other = attempt(shop, "ppo", 3, ["stages/ppo/r1/checkpoints"])
+    with pytest.raises(InputError, match="other inputs: critic, reward"):
+        run(other)
 
 
 @pytest.mark.rule("F6")
