@@ -11,7 +11,7 @@ from rich.table import Table
 from rlhf_api.job import RLHFJobSpec
 from rlhf_api.outcome import ExitCode
 from rlhf_api.planning.plan import DoesNotFit, NotSupported, StagePlan, plan_stage
-from rlhf_api.planning.steps import topology_of
+from rlhf_api.planning.steps import topology_of, written_at
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.stages import Stage, StageType
 from rlhf_api.validate import find_profile_problems
@@ -21,7 +21,9 @@ from rlhf_cli.tables import print_whole
 from rlhf_operator.local.machine import profile_of, this_machine
 
 GIB = 1024**3
-TYPICAL_GPUS = ProfileSpec.from_wire({"image": "local", "allowUnpinnedImage": True, "gpu": {"memoryGiB": 80}})
+TYPICAL_GPUS = ProfileSpec.from_wire(
+    {"image": "local", "allowUnpinnedImage": True, "gpu": {"memoryGiB": 80}, "limits": {"maxNodes": 1024, "maxGpus": 16384}}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +62,25 @@ def plan_rows(spec: RLHFJobSpec, profile: ProfileSpec) -> list[PlanRow]:
 def _row(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> PlanRow:
     topology = topology_of(spec, stage)
     row = PlanRow(stage=stage.name, type=stage.type.value, nodes=topology.nodes, processes=topology.world_size)
+    if problem := _over_limits(spec, stage, profile):
+        return replace(row, problem=problem, exit_code=ExitCode.CONFIG)
     try:
         return replace(row, plan=plan_stage(spec, stage, profile))
     except DoesNotFit as error:
         return replace(row, problem=str(error), exit_code=ExitCode.CONFIG)
     except NotSupported as error:
         return replace(row, problem=str(error), exit_code=ExitCode.UNSUPPORTED)
+
+
+def _over_limits(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> str:
+    """The size that the profile does not allow a stage, in words. The operator refuses it before it plans anything (LimitExceeded)."""
+    topology, path = topology_of(spec, stage), written_at(spec, stage, "topology")
+    if topology.nodes > (most := profile.limits.max_nodes):
+        return f"{path}.nodes: {topology.nodes} must be at most {most}, the profile's spec.limits.maxNodes"
+    if profile.gpu is not None and topology.num_gpus > (most := profile.limits.max_gpus):
+        asked = f"{topology.nodes} nodes x {topology.gpus_per_node} GPUs"
+        return f"{path}: {asked} must be at most {most} GPUs, the profile's spec.limits.maxGpus"
+    return ""
 
 
 def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:
@@ -76,7 +91,7 @@ def print_plan(console: Console, rows: list[PlanRow], basis: str) -> None:
     for row in rows:
         table.add_row(row.stage, row.type, *_cells(row))
     print_whole(console, table)
-    problems = [row.problem for row in rows if row.problem]
+    problems = dict.fromkeys(row.problem for row in rows if row.problem)  # stages that inherit a field have the same problem
     console.print("\n".join(["", basis, *_notes(rows), *problems]), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -92,7 +107,8 @@ def _notes(rows: list[PlanRow]) -> list[str]:
 def _cells(row: PlanRow) -> tuple[str, ...]:
     processes = f"{row.nodes} x {row.processes // row.nodes}" if row.nodes > 1 else str(row.processes)
     if row.plan is None:
-        return ("does not fit", processes, "–", "–", "–", "–")
+        verdict = "not supported" if row.exit_code == ExitCode.UNSUPPORTED else "does not fit"
+        return (verdict, processes, "–", "–", "–", "–")
     gpu, host = row.plan.gpu_memory_bytes / GIB, row.plan.host_memory_bytes / GIB
     memory = tuple(f"{gib:.1f}" if gib else "–" for gib in (gpu, host))
     if row.type == StageType.QUANTIZE:

@@ -1,7 +1,7 @@
 """The smallest changes of a job that make a stage need less memory, nearest first."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_api.job import Lora, RLHFJobSpec
 from rlhf_api.planning import steps
@@ -21,22 +21,29 @@ class Change:
 
 
 def changes(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> Iterator[Change]:
-    """Jobs that differ in one thing and need less memory for this stage. From the second on the strategy is left to the planner."""
+    """Jobs that differ in one thing and need less memory for this stage. The first leaves the strategy to the planner; so do the others, in words."""
     index = steps.index_of(spec, stage)
-    path = f"spec.stages[{index}]"
     free = _with_auto_strategy(spec, index)
-    if free != spec:
-        yield Change(f"{path}.strategy auto" if stage.strategy else "spec.strategy auto", free)
+    if free == spec:
+        yield from _beside_strategy(spec, index, profile)
+        return
+    freed = f"{steps.written_at(spec, stage, 'strategy')} auto"
+    yield Change(freed, free)
+    yield from (replace(change, words=f"{change.words} and {freed}") for change in _beside_strategy(free, index, profile))
+
+
+def _beside_strategy(free: RLHFJobSpec, index: int, profile: ProfileSpec) -> Iterator[Change]:
+    stage = free.stages[index]
     if not stage.type.is_training:
         return
     block = stage.block
     if isinstance(block, Optimization) and not block.gradient_checkpointing:
         yield _with_block(free, index, {"gradient_checkpointing": True}, "gradientCheckpointing true")
-    if spec.model.lora is None:
+    if free.model.lora is None:
         yield Change("spec.model.lora {rank: 16}", _with_model(free, lora=Lora()))
-    if not spec.model.load_in_4bit:
-        words = "spec.model.loadIn4bit true" + ("" if spec.model.lora else " with spec.model.lora {rank: 16}")
-        yield Change(words, _with_model(free, lora=spec.model.lora or Lora(), load_in_4bit=True))
+    if not free.model.load_in_4bit:
+        words = "spec.model.loadIn4bit true" + ("" if free.model.lora else " with spec.model.lora {rank: 16}")
+        yield Change(words, _with_model(free, lora=free.model.lora or Lora(), load_in_4bit=True))
     yield from _more_nodes(free, index, profile)
     yield from _shorter_rows(free, index)
 

@@ -44,7 +44,7 @@ class DoesNotFit(Exception):
 
 
 class NotSupported(Exception):
-    """The strategy cannot do what the stage asks for. Validation says the same before any plan is made."""
+    """The strategy cannot do what the stage asks for. Validation says the same before any plan is made. Fields are paths from `spec` on."""
 
     def __init__(self, refusals: list[Refusal]) -> None:
         super().__init__("; ".join(f"{refusal.field}: {refusal.value!r} {refusal.rule}" for refusal in refusals))

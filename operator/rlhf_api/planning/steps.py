@@ -43,6 +43,11 @@ def topology_of(spec: RLHFJobSpec, stage: Stage) -> Topology:
     return stage.topology or Topology(nodes=1, gpus_per_node=min(1, spec.topology.gpus_per_node))
 
 
+def written_at(spec: RLHFJobSpec, stage: Stage, field: str) -> str:
+    """Where the `strategy` or `topology` of a stage was written: `spec.stages[2].strategy`, or `spec.strategy` if it has none of its own."""
+    return f"spec.{field}" if getattr(stage, field) is None else f"spec.stages[{index_of(spec, stage)}].{field}"
+
+
 def rows_per_worker(stage: Stage, topology: Topology) -> int:
     """Rows that one worker adds to an optimizer step (pairs, for a reward model); at least one."""
     block = stage.block

@@ -6,6 +6,7 @@ from dataclasses import replace
 from rlhf_api.inputs import ModelInput
 from rlhf_api.job import ModelSpec, RLHFJobSpec
 from rlhf_api.outcome import ExitCode
+from rlhf_api.paths import as_location
 from rlhf_api.rules.base import Rule, implies, rule, unique_rule
 from rlhf_api.stages import Stage, StageType
 from rlhf_api.topology import Topology
@@ -123,7 +124,7 @@ def _find_shared_destination(spec: RLHFJobSpec, i: int, stage: Stage) -> Iterato
 
 def _find_split_without_3d(spec: RLHFJobSpec, i: int, stage: Stage) -> Iterator[str]:
     if is_training(stage) and strategy_of(spec, stage) not in ("auto", "3d") and is_split(topology_of(spec, stage)):
-        yield "topology" if stage.topology is not None else ""
+        yield "topology"
 
 
 def _find_impossible_lora(spec: RLHFJobSpec, i: int, stage: Stage) -> Iterator[str]:
@@ -132,7 +133,7 @@ def _find_impossible_lora(spec: RLHFJobSpec, i: int, stage: Stage) -> Iterator[s
     if strategy_of(spec, stage) in ("gemini", "gemini-offload", "3d"):
         yield "strategy"
     elif is_split(topology_of(spec, stage)):
-        yield "topology" if stage.topology is not None else ""
+        yield "topology"
 
 
 def _find_impossible_4bit(spec: RLHFJobSpec, i: int, stage: Stage) -> Iterator[str]:
@@ -146,8 +147,21 @@ def _is_one_node_at_a_time(spec: RLHFJobSpec) -> bool:
 
 
 def _combination(rule: Rule) -> Rule:
-    """A rule about a combination that does not exist, where each value alone is fine: 69, not 64."""
-    return replace(rule, exit_code=ExitCode.UNSUPPORTED)
+    """A rule about a combination that does not exist, where each value alone is fine: 69, not 64.
+
+    To blame is the place where a strategy or topology was written, once, however many stages inherit it.
+    """
+
+    def find(spec: RLHFJobSpec) -> Iterable[str]:
+        return dict.fromkeys(_written_at(spec, place) for place in rule.find(spec))
+
+    return replace(rule, find=find, exit_code=ExitCode.UNSUPPORTED)
+
+
+def _written_at(spec: RLHFJobSpec, place: str) -> str:
+    """`strategy` for `stages[2].strategy` where that stage has none of its own."""
+    _, index, field = as_location(place)
+    return place if getattr(spec.stages[int(index)], str(field)) is not None else str(field)
 
 
 _SFT, _RM, _PPO, _QUANTIZE = StageType.SFT, StageType.REWARD_MODEL, StageType.PPO, StageType.QUANTIZE

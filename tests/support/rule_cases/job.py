@@ -75,7 +75,7 @@ CASES: Cases = {
     "tensorParallel and pipelineParallel above 1 need strategy 3d or auto": (
         {"spec.topology.tensorParallel": 2, "spec.strategy": "3d"},
         {"spec.topology.tensorParallel": 2, f"{SFT}.strategy": "zero2"},
-        SFT,
+        "spec.topology",
     ),
     "lora works with strategy auto, ddp, zero1, zero2 and zero2-offload, without tensorParallel and pipelineParallel": (
         {"spec.model.lora": {}, "spec.strategy": "zero2-offload"},

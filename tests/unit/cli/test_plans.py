@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from rlhf_api.job import RLHFJobSpec
+from rlhf_api.profile import ProfileSpec
 from rlhf_cli.job_files import read_object
 from rlhf_cli.plans import basis_of, needs_gpus, plan_rows, print_plan, profile_spec
 
@@ -67,6 +69,52 @@ def test_the_table_of_what_does_not_fit() -> None:
     print_plan(Console(file=text, width=120), rows, basis_of(CPU, "a profile"))
     assert "does not fit" in text.getvalue()
     assert rows[0].problem in text.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("job", "changes", "profile", "verdict", "problem"),
+    [
+        pytest.param(
+            "hello",
+            {"model": {"source": {"uri": "builtin://models/tiny-llama"}, "precision": "fp16"}},
+            CPU,
+            "not supported",
+            "spec.model.precision: 'fp16' is not supported (no loss scaling): try bf16",
+            id="a combination that does not exist",
+        ),
+        pytest.param(
+            "hello",
+            {"topology": {"gpusPerNode": 1}},
+            CPU,
+            "does not fit",
+            "spec.topology.gpusPerNode: 1 cannot be: the profile has no GPUs (spec.gpu): set gpusPerNode 0 or name another profile",
+            id="a profile without GPUs",
+        ),
+        pytest.param(
+            "hello",
+            {"topology": {"gpusPerNode": 0, "nodes": 64}},
+            CPU,
+            "does not fit",
+            "spec.topology.nodes: 64 must be at most 2, the profile's spec.limits.maxNodes",
+            id="more nodes than allowed",
+        ),
+        pytest.param(
+            "hello",
+            {"topology": {"gpusPerNode": 16, "nodes": 4}},
+            H100,
+            "does not fit",
+            "spec.topology: 4 nodes x 16 GPUs must be at most 32 GPUs, the profile's spec.limits.maxGpus",
+            id="more GPUs than allowed",
+        ),
+    ],
+)
+def test_a_problem_of_all_stages_is_named_once(job: str, changes: dict[str, Any], profile: ProfileSpec, verdict: str, problem: str) -> None:
+    rows = plan_rows(spec_of(job, **changes), profile)
+    assert {row.problem for row in rows} == {problem}
+    text = io.StringIO()
+    print_plan(Console(file=text, width=120), rows, basis_of(profile, "a profile"))
+    assert text.getvalue().count(verdict) >= len(rows)
+    assert text.getvalue().count(problem) == 1
 
 
 def test_which_jobs_need_gpus() -> None:

@@ -168,9 +168,48 @@ def test_bf16_on_a_cpu_generates_from_an_fp32_copy_where_it_fits() -> None:
 
 def test_what_no_strategy_can_do_is_not_supported() -> None:
     spec = a_spec("hf://org/llama-7b", topology={"gpusPerNode": 8}, strategy="gemini", model={"lora": {}})
-    with pytest.raises(NotSupported, match="strategy: 'gemini' cannot train LoRA adapters: try zero2") as refused:
+    with pytest.raises(NotSupported, match=r"^spec\.strategy: 'gemini' cannot train LoRA adapters: try zero2") as refused:
         plan_stage(spec, spec.stages[0], a_profile(gpu_gib=80))
     assert len(refused.value.refusals) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"strategy": "gemini", "model": {"lora": {}}}, "spec.strategy", id="the strategy of the job"),
+        pytest.param({"stages": [{**an_sft(), "strategy": "gemini"}], "model": {"lora": {}}}, "spec.stages[0].strategy", id="of the stage"),
+        pytest.param({"model": {"precision": "fp16"}}, "spec.model.precision", id="the model"),
+        pytest.param({"topology": {"gpusPerNode": 8, "tensorParallel": 2}}, "spec.topology.tensorParallel", id="the topology"),
+    ],
+)
+def test_a_refusal_names_the_field_that_was_written(changes: dict[str, object], field: str) -> None:
+    spec = a_spec("hf://org/llama-7b", **({"topology": {"gpusPerNode": 8}} | changes))
+    with pytest.raises(NotSupported) as refused:
+        plan_stage(spec, spec.stages[0], a_profile(gpu_gib=80))
+    assert [refusal.field for refusal in refused.value.refusals] == [field]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        pytest.param({"strategy": "gemini"}, "try spec.model.lora {rank: 16} and spec.strategy auto (", id="of the job"),
+        pytest.param(
+            {"stages": [{**an_sft(), "strategy": "gemini"}]},
+            "try spec.model.lora {rank: 16} and spec.stages[0].strategy auto (",
+            id="of a stage",
+        ),
+        pytest.param(
+            {"stages": [{**an_sft(), "strategy": "gemini"}, {**an_sft("more"), "strategy": "gemini"}]},
+            "try spec.stages[0].topology.nodes 8 and spec.stages[0].strategy auto (",
+            id="another stage could not do it",
+        ),
+    ],
+)
+def test_what_is_offered_would_be_accepted(changes: dict[str, object], fix: str) -> None:
+    spec = a_spec("hf://org/llama-7b", **({"topology": {"gpusPerNode": 1}} | changes))
+    with pytest.raises(DoesNotFit) as refused:
+        plan_stage(spec, spec.stages[0], a_profile(gpu_gib=24, memory="16Gi"))
+    assert fix in refused.value.rule
 
 
 @pytest.mark.parametrize(
@@ -221,7 +260,10 @@ def test_a_cpu_job_is_measured_against_the_memory_of_a_process() -> None:
 
 def test_a_gpu_job_on_a_cpu_profile_does_not_fit() -> None:
     spec = a_spec(topology={"gpusPerNode": 1})
-    with pytest.raises(DoesNotFit, match=r"gives 0.0 GiB"):
+    message = (
+        r"^spec\.topology\.gpusPerNode: 1 cannot be: the profile has no GPUs \(spec\.gpu\): set gpusPerNode 0 or name another profile$"
+    )
+    with pytest.raises(DoesNotFit, match=message):
         plan_stage(spec, spec.stages[0], a_profile())
 
 
