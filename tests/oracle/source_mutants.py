@@ -92,7 +92,7 @@ PPO = (
             UNIT + "stages/test_parts.py::test_an_average_is_the_closed_form_after_k_steps"),
     _mutant("P19", "a non-finite step is taken", "strategy/masters.py", "if is_finite:", "if True:",
             UNIT + "strategy/test_masters.py::test_non_finite_gradient_changes_nothing_but_the_schedule"),
-    _mutant("P19", "skipped steps are never too many", "loop.py", "if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:", "if False:",
+    _mutant("P19", "skipped steps are never too many", "loop.py", "if trained.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:", "if False:",
             LOOP + "test_three_non_finite_steps_in_a_row_diverge"),
     _mutant("P19", "NaN is below every limit", "stages/ppo_rollout.py", "if not math.isfinite(kl_mean):", "if False:",
             UNIT + "stages/test_ppo_rollout.py::test_diverged"),

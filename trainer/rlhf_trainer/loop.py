@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from rlhf_api.outcome import CheckpointRef
+from rlhf_trainer.data.order import Cursor
 from rlhf_trainer.errors import Diverged, InternalError, Preempted
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
@@ -32,7 +33,7 @@ from rlhf_trainer.strategy.base import StepReport, Strategy, Trained
 
 Batch = TypeVar("Batch")
 MAX_SKIPPED_IN_A_ROW = 3
-"""So many non-finite steps in a row end the stage (rule P19)."""
+"""So many non-finite steps of one model in a row end the stage (rule P19)."""
 _SAVE, _STOP = 1, 2
 
 
@@ -46,6 +47,9 @@ class Part(Protocol):
 
 class TensorPart(Protocol):
     """Something with tensors of its own. Rank 0's are saved; all workers read them back."""
+
+    @property
+    def state_bytes(self) -> int: ...
 
     def state(self) -> Iterator[tuple[str, Tensor]]: ...
 
@@ -73,7 +77,6 @@ class Loop:
         """Finished steps: optimizer steps of SFT and RewardModel, rollouts of PPO."""
         self.last_checkpoint: CheckpointRef | None = None
         self._writer = Writer(run)
-        self._skipped_in_a_row = 0
         self._saved_step = 0
         self._saved_at = time.monotonic()
         reporter.plan(total_steps)
@@ -117,7 +120,7 @@ class Loop:
         because sharded gradients meet in every backward pass.
 
         Raises:
-            Diverged: the third step in a row had a non-finite gradient.
+            Diverged: the third step of this model in a row had a non-finite gradient.
         """
         num_rounds = self.strategy.world.agree(len(micro_batches))
         spare = micro_batches[-1] if micro_batches else filler
@@ -129,7 +132,7 @@ class Loop:
                 loss = loss_of(micro_batches[index] if is_real else spare)
                 self.strategy.backward(trained, loss if is_real else loss * 0)
         report = self.strategy.step(trained, max_norm)
-        self._count_skipped(report)
+        self._count_skipped(trained, report)
         return report
 
     def finish_step(self, metrics: Mapping[str, float]) -> None:
@@ -155,12 +158,11 @@ class Loop:
         if self._saved_step == self.step:
             return
         self.reporter.enter("saving")
-        began = time.monotonic()
         generators = self.strategy.world.gather(rng.capture())
         sections: dict[str, Iterable[tuple[str, Tensor]]] = {name: self.strategy.state(trained) for name, trained in self.models.items()}
         sections |= {name: tensors.state() for name, tensors in self.tensors.items()}
         if self.run.is_first:
-            num_bytes = sum(trained.state_bytes for trained in self.models.values())
+            num_bytes = sum(model.state_bytes for model in self.models.values()) + sum(part.state_bytes for part in self.tensors.values())
             draft = Draft(step=self.step, sections=sections, state=self._state(), rng=generators, num_bytes=num_bytes)
             self._writer.write(draft, is_urgent=is_urgent)
             self._note_saved()
@@ -168,7 +170,6 @@ class Loop:
             for tensors in sections.values():
                 deque(tensors, maxlen=0)  # the collectives inside need every worker
         self._saved_step, self._saved_at = self.step, time.monotonic()
-        self._warn_when_slow(self._saved_at - began)
         self.reporter.alive()
         self.reporter.enter("training")
 
@@ -180,15 +181,19 @@ class Loop:
         """
         if self.step != self.total_steps:
             raise InternalError(f"the stage ended after {self.step} of {self.total_steps} planned steps")
+        cursor = self.parts.get("cursor")
+        if isinstance(cursor, Cursor) and cursor.num_consumed != (planned := cursor.rows_in(self.total_steps)):
+            raise InternalError(f"the stage used {cursor.num_consumed} of {planned} planned rows")
         self._writer.wait()
         self._note_saved()
         self.reporter.enter("finishing")
 
     def _note_saved(self) -> None:
         """Tell of the checkpoint that was completed meanwhile, or of its failure."""
-        if (ref := self._writer.finished()) is not None:
-            self.last_checkpoint = ref
-            self.reporter.saved(ref)
+        if (saved := self._writer.finished()) is not None:
+            self.last_checkpoint = saved.ref
+            self.reporter.saved(saved.ref)
+            self._warn_when_slow(saved.seconds)
 
     def _agree_on_checkpoint(self) -> checkpoint.Checkpoint | None:
         found = checkpoint.find_newest(self.run, self._report_skipped) if self.run.is_first else None
@@ -208,13 +213,16 @@ class Loop:
             rng.seed_all(self.run.config.seed + found.ref.step)
             self.reporter.event("WorldSizeChanged", f"{world_size} workers saved the checkpoint, {world.size} read it: dropout differs")
 
-    def _count_skipped(self, report: StepReport) -> None:
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if report.was_skipped else 0
+    def _count_skipped(self, trained: Trained, report: StepReport) -> None:
+        """Each model counts for itself: a sound critic between its steps says nothing about the policy."""
+        trained.num_skipped_in_a_row = trained.num_skipped_in_a_row + 1 if report.was_skipped else 0
+        name = next(name for name, model in self.models.items() if model is trained)
         if report.was_skipped:
-            self.reporter.event("StepSkipped", f"the gradient norm of step {self.step + 1} is {report.grad_norm}: no weight was changed")
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            problem = f"the gradient norm of the {name} in step {self.step + 1} is {report.grad_norm}: no weight of it was changed"
+            self.reporter.event("StepSkipped", problem)
+        if trained.num_skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise Diverged(
-                f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a non-finite gradient, the last one step {self.step + 1}",
+                f"{name}: {MAX_SKIPPED_IN_A_ROW} steps in a row had a non-finite gradient, the last one in step {self.step + 1}",
                 hint="lower the learning rate, or train in bf16 instead of fp16 ranges; the last checkpoint is good",
             )
 

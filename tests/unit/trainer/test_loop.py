@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -13,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from rlhf_trainer.data.order import Cursor
 from rlhf_trainer.errors import Diverged, InternalError, Preempted
 from rlhf_trainer.loop import Loop
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
 from rlhf_trainer.schedule import Schedule
-from rlhf_trainer.state import checkpoint
+from rlhf_trainer.state import checkpoint, writer
 from rlhf_trainer.state.rng import seed_all
 from rlhf_trainer.strategy.base import OptimizerConfig
 from rlhf_trainer.strategy.select import build
@@ -57,6 +57,10 @@ class Average:
 
     def update(self) -> None:
         self.weight.lerp_(self.module.weight.detach(), 0.1)  # type: ignore[operator, union-attr]
+
+    @property
+    def state_bytes(self) -> int:
+        return self.weight.nbytes
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
         yield "weight", self.weight
@@ -223,6 +227,36 @@ def test_three_non_finite_steps_in_a_row_diverge(tmp_path: Path) -> None:
     assert (stage.run.directory / "events.jsonl").read_text().count("StepSkipped") == 5
 
 
+@pytest.mark.rule("P19")
+def test_a_sound_critic_does_not_hide_a_policy_that_diverges(tmp_path: Path) -> None:
+    stage = first(tmp_path)
+    critic = stage.loop.strategy.prepare(nn.Linear(3, 2, bias=False), OptimizerConfig(schedule=Schedule(peak=0.1, total_steps=TOTAL)))
+    stage.loop.models = {"policy": stage.trained, "critic": critic}
+    rows = [torch.ones(1, 3)]
+
+    def update_both() -> None:
+        stage.loop.update(stage.trained, rows, lambda part: stage.trained.model(part).sum() * math.nan, max_norm=1.0)
+        stage.loop.update(critic, rows, lambda part: critic.model(part).sum(), max_norm=1.0)
+
+    update_both()
+    update_both()
+    with pytest.raises(Diverged, match="policy: 3 steps in a row"):
+        update_both()
+
+
+@pytest.mark.rule("C10")
+def test_rows_that_were_passed_over_are_never_a_success(tmp_path: Path) -> None:
+    stage = first(tmp_path)
+    cursor = Cursor(seed=0, num_rows=10, global_batch=4, num_epochs=None)
+    stage.loop.parts["cursor"] = cursor
+    for _ in range(TOTAL):
+        cursor.next()
+        stage.step()
+    cursor.next()
+    with pytest.raises(InternalError, match="44 of 40 planned rows"):
+        stage.loop.finish()
+
+
 @pytest.mark.rule("C10")
 def test_missing_steps_are_never_a_success(tmp_path: Path) -> None:
     stage = first(tmp_path)
@@ -305,20 +339,33 @@ def test_a_peer_that_was_asked_to_stop_stops_this_worker_too(tmp_path: Path) -> 
 
 @pytest.mark.rule("C7")
 def test_a_save_that_outlasts_the_grace_period_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The write in the background counts: that is what the disk needs, and a stop request waits for the disk."""
     stage = first(tmp_path, deadlines={"startupSeconds": 60, "progressSeconds": 120, "shutdownSeconds": 5})
-    clock = itertools.count(0.0, 4.0)
-    monkeypatch.setattr("rlhf_trainer.loop.time.monotonic", lambda: next(clock))
-    for _ in range(4):
-        stage.step()
-    stage.loop._writer.wait()
-    monkeypatch.undo()
-    assert "SlowCheckpoint" not in _events(stage)  # 4 s of 5
-    clock = itertools.count(0.0, 6.0)
-    monkeypatch.setattr("rlhf_trainer.loop.time.monotonic", lambda: next(clock))
-    for _ in range(4):
-        stage.step()
-    stage.loop._writer.wait()
+    clock, disk_seconds, write = [0.0], [4.0], checkpoint.write
+
+    def slow(*arguments: Any, **keywords: Any) -> Any:
+        clock[0] += disk_seconds[0]
+        return write(*arguments, **keywords)
+
+    monkeypatch.setattr(writer.checkpoint, "write", slow)
+    monkeypatch.setattr("rlhf_trainer.loop.time.monotonic", lambda: clock[0])
+    for seconds in (4.0, 6.0):
+        assert "SlowCheckpoint" not in _events(stage)
+        disk_seconds[0] = seconds
+        for _ in range(5):
+            stage.step()
+            stage.loop._writer.wait()
     assert "saving took 6 s, a stop on request leaves 5 s" in _events(stage)
+
+
+@pytest.mark.rule("C9")
+def test_room_for_a_copy_counts_the_average_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    monkeypatch.setattr(writer.Writer, "write", lambda self, draft, *, is_urgent: sizes.append(draft.num_bytes))
+    stage = first(tmp_path)
+    stage.step()
+    stage.loop.save()
+    assert sizes == [3 * 6 * 4 + 6 * 4]  # master and two moments, and the average, of a 2 x 3 matrix
 
 
 def _events(stage: Stage) -> str:

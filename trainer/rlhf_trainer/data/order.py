@@ -58,6 +58,16 @@ class Cursor:
     def steps_per_epoch(self) -> int:
         return -(-self.num_rows // self.global_batch)
 
+    @property
+    def num_consumed(self) -> int:
+        """Rows of all epochs that were handed out."""
+        return self.epoch * self.num_rows + self.consumed
+
+    def rows_in(self, num_windows: int) -> int:
+        """Rows of the first windows, short last ones of epochs included."""
+        epochs, rest = divmod(num_windows, self.steps_per_epoch)
+        return epochs * self.num_rows + rest * self.global_batch
+
     def next(self) -> tuple[int, RowIds] | None:
         """(epoch, row ids of the next window), or None after the last epoch."""
         if self.consumed == self.num_rows:

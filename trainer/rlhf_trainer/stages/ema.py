@@ -15,6 +15,11 @@ class Ema:
         self.decay = decay
         self._averages = {name: tensor.detach().float().cpu().clone() for name, tensor in _trained(module)}
 
+    @property
+    def state_bytes(self) -> int:
+        """Size of `state`."""
+        return sum(average.nbytes for average in self._averages.values())
+
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """Take the weights of this step in."""

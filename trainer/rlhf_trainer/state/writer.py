@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,13 +34,22 @@ class Draft:
     """Of the tensors, as far as it is known before they are read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that is complete."""
+
+    ref: CheckpointRef
+    seconds: float
+    """From the first tensor that was read to the last byte on the disk, wherever it was written."""
+
+
 class Writer:
     """Rank 0's hand on `checkpoints/`."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
         self._thread: threading.Thread | None = None
-        self._ref: CheckpointRef | None = None
+        self._saved: Saved | None = None
         self._error: BaseException | None = None
 
     def write(self, draft: Draft, *, is_urgent: bool) -> None:
@@ -49,8 +59,9 @@ class Writer:
             StorageError: the volume is full or failing (now, or since the last call).
         """
         self.wait()
+        began = time.monotonic()
         if is_urgent or 2 * draft.num_bytes > free_host_bytes():
-            self._ref = self._write(draft)
+            self._saved = self._write(draft, began)
             return
         snapshot = Draft(
             step=draft.step,
@@ -59,10 +70,10 @@ class Writer:
             rng=draft.rng,
             num_bytes=draft.num_bytes,
         )
-        self._thread = threading.Thread(target=self._write_in_background, args=(snapshot,), name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=self._write_in_background, args=(snapshot, began), name="checkpoint", daemon=True)
         self._thread.start()
 
-    def finished(self) -> CheckpointRef | None:
+    def finished(self) -> Saved | None:
         """The checkpoint that was completed since the last call.
 
         Raises:
@@ -73,24 +84,24 @@ class Writer:
         if self._thread is None and self._error is not None:
             error, self._error = self._error, None
             raise error
-        ref, self._ref = (self._ref, None) if self._thread is None else (None, self._ref)
-        return ref
+        saved, self._saved = (self._saved, None) if self._thread is None else (None, self._saved)
+        return saved
 
     def wait(self) -> None:
         """Until no save is in flight."""
         if self._thread is not None:
             self._thread.join()
 
-    def _write_in_background(self, draft: Draft) -> None:
+    def _write_in_background(self, draft: Draft, began: float) -> None:
         try:
-            self._ref = self._write(draft)
+            self._saved = self._write(draft, began)
         except BaseException as error:  # handed to the training thread, which reports it
             self._error = error
 
-    def _write(self, draft: Draft) -> CheckpointRef:
+    def _write(self, draft: Draft, began: float) -> Saved:
         ref = checkpoint.write(self._run, draft.step, draft.sections, draft.state, draft.rng, expected_bytes=draft.num_bytes)
         checkpoint.retain(self._run, self._run.config.checkpoint.keep)
-        return ref
+        return Saved(ref, time.monotonic() - began)
 
 
 def _copied(tensors: Tensors) -> list[tuple[str, Tensor]]:

@@ -49,6 +49,8 @@ class Trained:
     """Calls of `step`, skipped ones included: where the learning rate schedule stands."""
     num_applied: int = 0
     """Calls of `step` that changed the weights: Adam's own count."""
+    num_skipped_in_a_row: int = 0
+    """Non-finite steps since the last good one. Not part of a checkpoint: after a resume the count begins anew."""
     names: tuple[str, ...] = ()
     """Trained parameters, by the name they have in `module`."""
     extra: Any = None

@@ -47,9 +47,9 @@ def test_training_during_the_write_does_not_change_the_file(tmp_path: Path, gate
     assert saving.finished() is None
     gate.set()
     saving.wait()
-    ref = saving.finished()
-    assert ref is not None
-    found = checkpoint.open_verified(run, ref.path, 1)
+    saved = saving.finished()
+    assert saved is not None
+    found = checkpoint.open_verified(run, saved.ref.path, 1)
     assert torch.equal(found.reader("model")("weight/a"), torch.zeros(3))
     assert found.state() == {"parts": {"n": [1]}}
     assert saving.finished() is None  # told once
@@ -62,9 +62,9 @@ def test_an_urgent_save_waits_for_the_one_in_flight_and_is_done_on_return(tmp_pa
     gate.set()
     saving.write(draft(2, torch.ones(2)), is_urgent=True)
     assert sorted(path.name for path in run.checkpoints.iterdir() if path.is_dir()) == ["1", "2"]
-    ref = saving.finished()
-    assert ref is not None
-    assert ref.step == 2
+    saved = saving.finished()
+    assert saved is not None
+    assert saved.ref.step == 2
 
 
 def test_without_memory_for_a_copy_it_writes_at_once(tmp_path: Path) -> None:
