@@ -1,7 +1,7 @@
 """What has become of a stage's open attempt: still queued, starting, running; proven; or ended, and then counted.
 
 Observed objects and the stage's status come in, a `Step` comes out. `stages.py` calls this for each open attempt before it starts new
-ones. The operator's own ends (suspend, deadlines) are recorded here first and deleted after: the status is always ahead of the cluster.
+ones. The operator's own ends (suspend, deadlines) are only recorded here; `leftovers.py` deletes their Jobs once the status says so.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from rlhf_operator.core.failure import Ending
 from rlhf_operator.core.live import LiveJob, LivePod
 from rlhf_operator.core.manifests import job as job_manifest
 from rlhf_operator.core.manifests.service import service
-from rlhf_operator.core.model import Create, Delete, Observed, Reading, Step, Wait, open_attempt
+from rlhf_operator.core.model import Create, Observed, Reading, Step, Wait, open_attempt
 from rlhf_operator.core.proof import Proven
 from rlhf_operator.core.specs import StageSpec
 
@@ -30,23 +30,21 @@ def advance(observed: Observed, status: JobStatus, stage: StageSpec, own: StageS
     assert observed.spec is not None
     job = observed.job_of(stage.name, attempt.attempt)
     if observed.spec.suspend:
-        return end(stage, own, failure.cancelled(names.CAUSE_SUSPENDED, "spec.suspend is true"), now, job, is_deleted_by_us=True)
+        return end(stage, own, failure.cancelled(names.CAUSE_SUSPENDED, "spec.suspend is true"), now)
     if job is None:
         return _without_job(observed, status, stage, own, attempt, now, may_create=may_create)
     stranger = _strange(observed, status, stage, attempt, job)
     if isinstance(stranger, Wait):
         return Step(status=own, wait=stranger, requeue_seconds=60.0)
     if stranger is not None:
-        is_outdated = stranger.message.startswith(names.CAUSE_SPEC_HASH_MISMATCH)
-        return end(stage, own, stranger, now, job, is_deleted_by_us=is_outdated)
+        return end(stage, own, stranger, now)
     return _look(observed, status, stage, _with_job(own, attempt, job), job, now)
 
 
-def end(stage: StageSpec, own: StageStatus, ending: Ending, now: datetime, job: LiveJob | None, *, is_deleted_by_us: bool) -> Step:
-    """The open attempt has ended: count it, decide what follows, and free its pods if the Job still has them."""
+def end(stage: StageSpec, own: StageStatus, ending: Ending, now: datetime) -> Step:
+    """The open attempt has ended: count it and decide what follows. `leftovers.py` frees its pods if the Job still has them."""
     ended = failure.retry_or_give_up(failure.record(own, ending, now), stage.policy, now)
-    after = (Delete("Job", job.name, job.uid),) if job is not None and is_deleted_by_us else ()
-    return Step(status=ended, after=after, gpu_seconds=_gpu_seconds(stage, ended.attempts[-1]))
+    return Step(status=ended, gpu_seconds=_gpu_seconds(stage, ended.attempts[-1]))
 
 
 def _without_job(
@@ -55,7 +53,7 @@ def _without_job(
     """The attempt's Job is not there: it was deleted if anybody ever saw it, else it was not created yet."""
     if attempt.job_uid or attempt.job_name in observed.seen_uids:
         ending = failure.disruption(names.CAUSE_JOB_DELETED, f"Job {attempt.job_name} was deleted")
-        return end(stage, own, ending, now, None, is_deleted_by_us=False)
+        return end(stage, own, ending, now)
     if not may_create:
         return Step(status=own)
     create = Create("Job", job_manifest.job(observed, stage, status))
@@ -97,11 +95,11 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
     recorded = own.attempts[-1].start_time
     if recorded is not None and (job.was_suspended or job.started not in (None, recorded)):
         ending = failure.cancelled(names.CAUSE_QUEUE_EVICTED, "the queue suspended the Job; an attempt executes once")
-        return end(stage, own, ending, now, job, is_deleted_by_us=True)
+        return end(stage, own, ending, now)
     error = observed.apply_error
     if error is not None and error.kind == "Service" and error.name == job.name and error.reason == names.REASON_NAME_CONFLICT:
         ending = failure.disruption(names.REASON_NAME_CONFLICT, error.message)  # without its Service the gang can never meet
-        return end(stage, own, ending, now, job, is_deleted_by_us=True)
+        return end(stage, own, ending, now)
     is_steady = job.failure is None and not job.is_complete and job.num_ready >= stage.topology.nodes
     if job.name not in observed.listed and not is_steady and not stall.is_early(job, stage.topology.nodes, now):
         return Step(status=own, requeue_seconds=0.0)  # pods that nobody asked for are not pods that are gone: look again, with them
@@ -112,7 +110,7 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
         ending_or_none = failure.ending_of(job, pods)
         if ending_or_none is None:
             return Step(status=own, requeue_seconds=LOOK_AGAIN_SECONDS)
-        return end(stage, own, ending_or_none, now, job, is_deleted_by_us=False)
+        return end(stage, own, ending_or_none, now)
     return _follow(observed, status, stage, own, job, pods, now)
 
 
@@ -121,7 +119,7 @@ def _verify(stage: StageSpec, own: StageStatus, job: LiveJob, pods: tuple[LivePo
     if verdict is None:
         return Step(status=own.model_copy(update={"phase": StagePhase.VERIFYING}), requeue_seconds=LOOK_AGAIN_SECONDS)
     if isinstance(verdict, Ending):
-        return end(stage, own, verdict, now, job, is_deleted_by_us=False)
+        return end(stage, own, verdict, now)
     succeeded = _succeed(own, job, verdict, now)
     return Step(status=succeeded, gpu_seconds=_gpu_seconds(stage, succeeded.attempts[-1]))
 
@@ -154,7 +152,7 @@ def _follow(
     checks = list(_deadlines(observed, status, stage, own, job, pods, reading, now, is_running=is_running))
     for check in checks:
         if isinstance(check, Ending):
-            return end(stage, own, check, now, job, is_deleted_by_us=True)
+            return end(stage, own, check, now)
     own = _with_progress(own, reading, job)
     phase = StagePhase.RUNNING if is_running else StagePhase.QUEUED if job.is_suspended else StagePhase.STARTING
     if is_running:

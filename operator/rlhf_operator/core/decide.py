@@ -10,7 +10,7 @@ from datetime import datetime
 from rlhf_api import names
 from rlhf_api.job import RLHFJobSpec
 from rlhf_api.status import JobStatus
-from rlhf_operator.core import admission, deadlines, events, rerun, stages, status
+from rlhf_operator.core import admission, deadlines, events, leftovers, rerun, stages, status
 from rlhf_operator.core.model import Delete, Observed, Plan
 
 
@@ -26,25 +26,21 @@ def decide(observed: Observed, now: datetime) -> Plan:
     if observed.spec is None:
         assert refusal is not None
         return _written(observed, Plan(requeue_seconds=refusal.requeue_seconds), status.of_refused(observed, refusal, now), now)
-    current = observed if reopened is None else replace(observed, status=reopened.status)
+    current = observed if reopened is None else replace(observed, status=reopened)
     walked = stages.walk(current, refusal, now)
     new = status.of_job(current, walked, now)
-    plan = Plan(
-        before=walked.before,
-        after=(*(reopened.after if reopened else ()), *walked.after),
-        requeue_seconds=_next_look(walked, new, observed.spec, now),
-    )
+    plan = Plan(before=walked.before, after=walked.after, requeue_seconds=_next_look(walked, new, observed.spec, now))
     return _written(observed, plan, new, now)
 
 
 def _finished(observed: Observed, now: datetime) -> Plan:
-    """A job that is over waits for the end of its time to live, if it has one."""
+    """A job that is over has no pods any more, and waits for the end of its time to live, if it has one."""
     if observed.spec is None:
         return Plan()
     left = deadlines.deletion_in(observed.status.completion_time, observed.spec.run_policy, now)
     if left is None or left > 0:
         seen = observed.status.model_copy(update={"observed_generation": observed.generation})
-        return _written(observed, Plan(requeue_seconds=left), seen, now)
+        return _written(observed, Plan(after=leftovers.deletes(observed, observed.status), requeue_seconds=left), seen, now)
     return Plan(after=(Delete(names.KIND_JOB, observed.name, observed.uid, "Background"),))
 
 

@@ -5,7 +5,6 @@ Checkpoints are kept only by a stage that had not Succeeded and whose work is th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 from rlhf_api import names
@@ -13,17 +12,9 @@ from rlhf_api.graph import dependants
 from rlhf_api.job import RLHFJobSpec
 from rlhf_api.status import JobStatus, StagePhase, StageStatus
 from rlhf_operator.core import failure
-from rlhf_operator.core.model import Delete, Observed, open_attempt
+from rlhf_operator.core.model import Observed, open_attempt
 from rlhf_operator.core.specs import spec_hash, stages_of
 from rlhf_operator.core.stages import forget_work
-
-
-@dataclass(frozen=True, slots=True)
-class Reopened:
-    """The status with stages reopened, and the Jobs to delete once that is written."""
-
-    status: JobStatus
-    after: tuple[Delete, ...]
 
 
 def has_new_token(spec: RLHFJobSpec, status: JobStatus) -> bool:
@@ -31,8 +22,8 @@ def has_new_token(spec: RLHFJobSpec, status: JobStatus) -> bool:
     return spec.rerun is not None and bool(status.stages) and spec.rerun.token != status.rerun_token
 
 
-def reopen(observed: Observed, now: datetime) -> Reopened | None:
-    """The job with everything reopened that must run again; None when nothing must."""
+def reopen(observed: Observed, now: datetime) -> JobStatus | None:
+    """The status with everything reopened that must run again; None when nothing must."""
     spec = observed.spec
     if spec is None or not observed.status.stages:
         return None
@@ -44,10 +35,9 @@ def reopen(observed: Observed, now: datetime) -> Reopened | None:
         wanted = {spec.rerun.from_stage, *dependants(spec, spec.rerun.from_stage), *unfinished, *changed}
         for name in changed - {names.PREPARE}:
             wanted |= dependants(spec, name)
-        reopened = _reopen(observed, wanted, now)
-        return Reopened(_restarted(reopened.status, spec.rerun.token), reopened.after)
+        return _restarted(_reopen(observed.status, wanted, now), spec.rerun.token)
     if _is_idle(observed.status) and names.PREPARE in _changed(observed, spec):
-        return _reopen(observed, {names.PREPARE}, now)
+        return _reopen(observed.status, {names.PREPARE}, now)
     return None
 
 
@@ -68,19 +58,15 @@ def _differs(status: StageStatus | None, identity: str) -> bool:
     return status.phase is StagePhase.SUCCEEDED and status.spec_hash != identity
 
 
-def _reopen(observed: Observed, wanted: set[str], now: datetime) -> Reopened:
-    found, after = [], []
-    for status in observed.status.stages:
-        if status.name not in wanted:
-            found.append(status)
-            continue
-        attempt = open_attempt(status)
-        if attempt is not None:
-            status = failure.record(status, failure.cancelled(names.CAUSE_RERUN, "the stage runs again"), now)
-            job = observed.job_of(status.name, attempt.attempt)
-            after += [Delete("Job", job.name, job.uid)] if job is not None else []
-        found.append(_fresh(status))
-    return Reopened(observed.status.model_copy(update={"stages": tuple(found)}), tuple(after))
+def _reopen(status: JobStatus, wanted: set[str], now: datetime) -> JobStatus:
+    """What still runs of the wanted stages ends here; `leftovers.py` deletes its Jobs once the status says so."""
+    ending = failure.cancelled(names.CAUSE_RERUN, "the stage runs again")
+    found = []
+    for stage in status.stages:
+        if stage.name in wanted:
+            stage = _fresh(stage if open_attempt(stage) is None else failure.record(stage, ending, now))
+        found.append(stage)
+    return status.model_copy(update={"stages": tuple(found)})
 
 
 def _fresh(status: StageStatus) -> StageStatus:

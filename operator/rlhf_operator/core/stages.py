@@ -4,17 +4,16 @@ Observed objects and the status so far come in; a `Walk` over all stages goes ou
 that a stage that ends now makes room for the next one in the same decision.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rlhf_api import names
 from rlhf_api.status import AttemptStatus, JobStatus, PodCount, StagePhase, StageStatus
-from rlhf_operator.core import admission, attempts, failure, storage, text
+from rlhf_operator.core import admission, attempts, failure, leftovers, storage, text
 from rlhf_operator.core.admission import Refusal
 from rlhf_operator.core.manifests import job as job_manifest
 from rlhf_operator.core.manifests import network, snapshot
-from rlhf_operator.core.model import Action, Create, Delete, Observed, Step, Wait, open_attempt
+from rlhf_operator.core.model import Action, Create, Observed, Step, Wait, open_attempt
 from rlhf_operator.core.plans import plan_of
 from rlhf_operator.core.specs import StageSpec, spec_hash, stages_of
 
@@ -68,7 +67,7 @@ def walk(observed: Observed, refusal: Refusal | None, now: datetime) -> Walk:
         if own.phase not in OVER and open_attempt(own) is None:
             walked = _start_or_wait(observed, walked, stage, own, now)
     walked = _skip_the_rest(walked)
-    return replace(walked, after=(*walked.after, *_outdated_jobs(observed, walked.status)))
+    return replace(walked, after=(*leftovers.deletes(observed, walked.status), *walked.after))  # room first, then what needs it
 
 
 def needs_pods(status: JobStatus, stage: str, *, is_steady: bool, is_early: bool) -> bool:
@@ -244,12 +243,3 @@ def _skip_the_rest(walked: Walk) -> Walk:
         return walked
     skipped = [stage if stage.phase in OVER else stage.model_copy(update={"phase": StagePhase.SKIPPED}) for stage in status.stages]
     return replace(walked, status=status.model_copy(update={"stages": tuple(skipped)}), waits=(), looks=())
-
-
-def _outdated_jobs(observed: Observed, status: JobStatus) -> Iterable[Delete]:
-    """Jobs older than the last ended attempt of their stage: their logs have been superseded."""
-    newest = {stage.name: stage.attempt for stage in status.stages}
-    for job in observed.jobs:
-        is_old = job.owner_uid == observed.uid and job.attempt < newest.get(job.stage, 0) - 1
-        if is_old and not job.is_being_deleted:
-            yield Delete("Job", job.name, job.uid, "Background")
