@@ -37,6 +37,21 @@ def test_an_operator_that_dies_at_any_point_is_replaced_without_a_trace(world: W
     assert world.jobs() == ["chat-prepare-r1", "chat-sft-r1", "chat-sft-r2"]
 
 
+@pytest.mark.parametrize("point", ["status", "action"])
+def test_an_operator_that_dies_around_a_delete_leaves_no_gang_behind(world: World, tmp_path: Path, point: str) -> None:
+    world.on(runs(), stage="sft")
+    with an_operator(world, tmp_path):
+        world.submit("chat", {"spec.topology.nodes": 2})
+        world.until_stage("sft", "Running", attempt=1)
+    world.edit("chat", {"suspend": True})
+    with an_operator(world, tmp_path, point) as dying:
+        eventually(lambda: not dying.program.is_running(), 60, f"the operator dies at {point}")
+    with an_operator(world, tmp_path):
+        world.until_phase("Suspended", deadline_seconds=60)
+    assert world.pods("sft") == []
+    assert [attempt["outcome"] for attempt in world.attempts()] == ["Cancelled"]
+
+
 def test_a_running_attempt_does_not_notice_that_the_operator_was_replaced(world: World, tmp_path: Path) -> None:
     world.on(runs(), stage="sft")
     with an_operator(world, tmp_path) as first:

@@ -81,6 +81,8 @@ class Rig:
         self.reconciler = self.new_reconciler()
         self.ends_deleted_pods = True
         """Play a kubelet that ends deleted pods at once."""
+        self.checks = True
+        """Check the promise of `decide`; not while the API is about to fail."""
         self.requeue: float | None = None
         self.key = ("team-a", "chat")
         self.store.create("Namespace", "", {"metadata": {"name": "team-a", "labels": {"team": "a"}}})
@@ -108,7 +110,7 @@ class Rig:
                 break
         else:
             raise AssertionError(f"the job does not come to rest: {self.plan()}")
-        if checks:
+        if checks and self.checks:
             assert self.plan().is_empty, self.plan()
 
     def run_once(self) -> float | None:
