@@ -51,19 +51,27 @@ def _without_job(
     observed: Observed, status: JobStatus, stage: StageSpec, own: StageStatus, attempt: AttemptStatus, now: datetime, *, may_create: bool
 ) -> Step:
     """The attempt's Job is not there: it was deleted if anybody ever saw it, else it was not created yet."""
-    if attempt.job_uid or attempt.job_name in observed.seen_uids:
+    if not is_unseen(observed, attempt):
         ending = failure.disruption(names.CAUSE_JOB_DELETED, f"Job {attempt.job_name} was deleted")
         return end(stage, own, ending, now)
+    failed = next((other.name for other in status.stages if other.phase is StagePhase.FAILED), None)
+    if failed is not None:  # it may never start now, and the job may not end while it is open
+        return end(stage, own, Ending(outcome=Outcome.CANCELLED, message=f"stage {failed} failed before this attempt had a Job"), now)
     if not may_create:
         return Step(status=own)
     create = Create("Job", job_manifest.job(observed, stage, status))
-    return Step(status=own, after=(create,), wait=refused(observed, attempt), requeue_seconds=10.0)
+    return Step(status=own, after=(create,), wait=refused(observed, create), requeue_seconds=10.0)
 
 
-def refused(observed: Observed, attempt: AttemptStatus) -> Wait | None:
-    """The server did not take the attempt's Job the last time."""
+def is_unseen(observed: Observed, attempt: AttemptStatus) -> bool:
+    """Nobody ever saw the attempt's Job: as far as anybody knows it was not created yet."""
+    return attempt.job_uid is None and attempt.job_name not in observed.seen_uids
+
+
+def refused(observed: Observed, create: Create) -> Wait | None:
+    """The server did not take this object the last time. A conflict of names is told elsewhere."""
     error = observed.apply_error
-    if error is None or error.name != attempt.job_name:
+    if error is None or (error.kind, error.name) != (create.kind, create.name) or error.reason == names.REASON_NAME_CONFLICT:
         return None
     return Wait(names.CONDITION_PODS_READY, error.reason, text.clean(error.message))
 
@@ -165,8 +173,9 @@ def _follow(
         looks.append(_next_look(job, now))
     elif reading is None and wait is None:
         looks.append(float(stall.INITIALIZING_SECONDS + 1 - text.seconds_between(job.started, now)))
-    after = () if is_running else _missing_service(observed, stage, job)
-    return Step(status=own, after=after, wait=wait, requeue_seconds=min(looks, default=None))
+    services = () if is_running else _missing_service(observed, stage, job)
+    wait = next((found for create in services if (found := refused(observed, create)) is not None), wait)
+    return Step(status=own, after=services, wait=wait, requeue_seconds=min(looks, default=None))
 
 
 def _deadlines(

@@ -134,9 +134,12 @@ def retry_or_give_up(status: StageStatus, policy: RunPolicy, now: datetime) -> S
     reason = verdict(status, policy)
     if reason is None:
         return status.model_copy(update={"phase": StagePhase.RESTARTING, "reason": newest.outcome, "message": newest.message or ""})
-    return status.model_copy(
-        update={"phase": StagePhase.FAILED, "reason": reason, "message": newest.message or "", "completion_time": newest.end_time or now}
-    )
+    return give_up(status, reason, newest.message or "", newest.end_time or now)
+
+
+def give_up(status: StageStatus, reason: str, message: str, now: datetime) -> StageStatus:
+    """The stage Failed for good."""
+    return status.model_copy(update={"phase": StagePhase.FAILED, "reason": reason, "message": message, "completion_time": now})
 
 
 def backoff_until(uid: str, status: StageStatus, backoff_seconds: int) -> datetime | None:

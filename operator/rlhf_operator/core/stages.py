@@ -29,6 +29,8 @@ class Walk:
     after: tuple[Action, ...] = ()
     waits: tuple[Wait, ...] = ()
     looks: tuple[float, ...] = ()
+    refused: Wait | None = None
+    """The server does not take something that every attempt needs."""
     refusal: Refusal | None = None
     """A Secret that Prepare or Publish is not permitted to use, or the refusal of the whole job."""
 
@@ -58,7 +60,8 @@ def walk(observed: Observed, refusal: Refusal | None, now: datetime) -> Walk:
     walked = Walk(status=_with_every_stage(observed, stages), refusal=refusal)
     if _may_take_hold(observed, walked):
         walked = _take_hold(observed, walked)
-    for stage in stages:
+    # Those without a Job last: should another stage fail now, they must not start any more.
+    for stage in sorted(stages, key=lambda stage: _is_unseen(observed, walked.stage(stage.name))):
         own = walked.stage(stage.name)
         if open_attempt(own) is not None:
             walked = walked.take(attempts.advance(observed, walked.status, stage, own, now, may_create=_may_start(observed, walked)))
@@ -94,6 +97,9 @@ def _start_or_wait(observed: Observed, walked: Walk, stage: StageSpec, own: Stag
     own = _resumed(own)
     if not _is_next(walked, stage) or not _may_start(observed, walked):
         return walked.take(Step(status=own, wait=_refused_wait(observed, walked)))
+    lost = storage.lost_claim(observed, walked.status)
+    if lost is not None and not has_old_pods:
+        return walked.take(Step(status=failure.give_up(own, lost.reason, lost.message, now)))
     wait, look = _obstacle(observed, walked, stage, own, has_old_pods=has_old_pods, now=now)
     if wait is not None:
         return walked.take(Step(status=own, wait=wait, requeue_seconds=look))
@@ -109,6 +115,8 @@ def _obstacle(
     """What the stage waits for although its inputs are proven, and when to look again."""
     rules = observed.rules
     assert rules is not None
+    if walked.refused is not None:
+        return walked.refused, 10.0
     volume = storage.wait_for_claim(observed, walked.status)
     if volume is not None:
         return volume, 5.0
@@ -147,12 +155,13 @@ def _start(observed: Observed, walked: Walk, stage: StageSpec, own: StageStatus,
             "plan": plan_of(spec, stage, rules).to_status(),
         }
     )
-    begun = walked.take(Step(status=started, wait=attempts.refused(observed, attempt)))
+    begun = walked.take(Step(status=started))
     if observed.job_of(stage.name, number) is not None:  # created before the status could say so: it is followed, not created again
         followed = walked.take(attempts.advance(observed, begun.status, stage, started, now, may_create=False))
         has_ended = open_attempt(followed.stage(stage.name)) is None
         return replace(followed, looks=(*followed.looks, 0.0)) if has_ended else followed
-    return replace(begun, after=(*begun.after, Create("Job", job_manifest.job(observed, stage, begun.status))), looks=(*begun.looks, 10.0))
+    create = Create("Job", job_manifest.job(observed, stage, begun.status))
+    return begun.take(Step(status=started, after=(create,), wait=attempts.refused(observed, create), requeue_seconds=10.0))
 
 
 def forget_work(own: StageStatus) -> StageStatus:
@@ -174,10 +183,11 @@ def _may_take_hold(observed: Observed, walked: Walk) -> bool:
 
 
 def _take_hold(observed: Observed, walked: Walk) -> Walk:
-    """What every attempt of the job needs, created before the status speaks of it."""
+    """What every attempt of the job needs, created before the status speaks of it; after it, once the status has to say that the server
+    did not take it."""
     rules = observed.rules
     assert rules is not None
-    before: list[Action] = []
+    before: list[Create] = []
     update: dict[str, object] = {"volume": storage.volume_status(observed)}
     if observed.status.profile is None and observed.profile is not None:
         update["profile"] = snapshot.profile_status(observed, observed.profile)
@@ -187,7 +197,16 @@ def _take_hold(observed: Observed, walked: Walk) -> Walk:
     claim = storage.missing_claim(observed, walked.status)
     if claim is not None:
         before.append(claim)
+    for create in before:
+        refused = attempts.refused(observed, create)
+        if refused is not None:
+            return replace(walked, after=(create,), refused=refused)
     return replace(walked, status=walked.status.model_copy(update=update), before=tuple(before))
+
+
+def _is_unseen(observed: Observed, own: StageStatus) -> bool:
+    attempt = open_attempt(own)
+    return attempt is not None and attempts.is_unseen(observed, attempt) and observed.job_of(own.name, attempt.attempt) is None
 
 
 def _may_start(observed: Observed, walked: Walk) -> bool:

@@ -88,7 +88,7 @@ def _answers(observed: Observed, walked: Walk, stages: tuple[StageStatus, ...], 
     stall = next(iter(waits), None)
     return {
         names.CONDITION_ACCEPTED: (False, refusal.reason, refusal.message) if refusal else (True, names.REASON_VALID, ""),
-        names.CONDITION_STORAGE_READY: _storage_ready(observed, waits),
+        names.CONDITION_STORAGE_READY: _storage_ready(observed, walked.status),
         names.CONDITION_QUOTA_RESERVED: _quota_reserved(observed, stages, waits),
         names.CONDITION_PODS_READY: _pods_ready(stages, waits),
         names.CONDITION_STALLED: (True, stall.reason, _about(stall)) if stall else (False, names.REASON_NOT_STALLED, ""),
@@ -99,8 +99,9 @@ def _answers(observed: Observed, walked: Walk, stages: tuple[StageStatus, ...], 
     }
 
 
-def _storage_ready(observed: Observed, waits: tuple[Wait, ...]) -> Answer:
-    wait = _first(waits, names.CONDITION_STORAGE_READY)
+def _storage_ready(observed: Observed, status: JobStatus) -> Answer:
+    """Of the claim as it is, also while nothing waits for it: running pods go on when it is lost."""
+    wait = storage.wait_for_claim(observed, status)
     if wait is not None:
         return False, wait.reason, wait.message
     return (

@@ -29,7 +29,9 @@ def wait_for_claim(observed: Observed, status: JobStatus) -> Wait | None:
     assert spec is not None
     if claim is None:
         if _was_used(status):
-            return _wait(names.REASON_LOST, f"claim {volume.claim_name(observed)} is gone, and the files of this job with it")
+            return _wait(
+                names.REASON_LOST, f"claim {volume.claim_name(observed)} is gone, and the files of this job with it: create the job again"
+            )
         if spec.storage.existing_claim is not None:
             return _wait(names.REASON_PENDING, f"claim {spec.storage.existing_claim} does not exist in namespace {observed.namespace}")
         return None  # created in this plan; the first pod binds it
@@ -46,14 +48,23 @@ def wait_for_claim(observed: Observed, status: JobStatus) -> Wait | None:
     return None
 
 
+def lost_claim(observed: Observed, status: JobStatus) -> Wait | None:
+    """Why the files of this job are gone for good: no attempt can go on from them. None while something else, or nothing, is wrong."""
+    wait = wait_for_claim(observed, status)
+    return wait if wait is not None and wait.reason == names.REASON_LOST and _was_used(status) else None
+
+
 def is_bound(claim: LiveClaim | None) -> bool:
     """The condition StorageReady is True."""
     return claim is not None and claim.phase == "Bound" and not claim.is_being_deleted
 
 
 def _was_used(status: JobStatus) -> bool:
-    """Prepare has put its output on the volume, or was about to."""
-    return any(stage.phase is StagePhase.SUCCEEDED or any(attempt.start_time for attempt in stage.attempts) for stage in status.stages)
+    """Something was written to the volume that still counts. A rerun of every stage starts from nothing, and may have a new volume."""
+    return any(
+        stage.phase is StagePhase.SUCCEEDED or (stage.start_time is not None and any(attempt.start_time for attempt in stage.attempts))
+        for stage in status.stages
+    )
 
 
 def _wait(reason: str, message: str) -> Wait:

@@ -99,6 +99,8 @@ class Reconciler:
         soft.num_failures = 0
         is_first = _is_first_start(observed, plan, soft)
         _remember(soft, plan.status or observed.status, plan)
+        if observed.apply_error is not None and soft.apply_error is None:
+            return 0.0  # what was refused is there now: the status must not say otherwise, and what waited for it may start
         return FIRST_STATUS_SECONDS if is_first else plan.requeue_seconds
 
     def report_progress(self, key: Key, stage: str, reading: Reading | None) -> None:

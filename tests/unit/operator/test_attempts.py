@@ -10,6 +10,7 @@ from rlhf_api import names
 from rlhf_api.outcome import Outcome
 from rlhf_api.status import JobPhase, StagePhase
 from rlhf_operator.core.model import Settings
+from rlhf_operator.shell.kube import Forbidden
 from tests.support.rig import DIGEST, PROFILE, Rig, one_stage
 
 
@@ -73,6 +74,30 @@ class TestFailure:
         rig.finish("sft2")
         assert rig.phases() == "prepare Succeeded, sft Failed, sft2 Succeeded"
         assert rig.status.phase is JobPhase.FAILED
+
+    @pytest.mark.parametrize("order", [("sft", "sft2"), ("sft2", "sft")])
+    def test_an_attempt_that_never_had_a_job_does_not_outlive_a_failed_stage(self, order: tuple[str, str]) -> None:
+        spec = one_stage(runPolicy={"maxParallelStages": 2})
+        spec["stages"] = [{**copy.deepcopy(spec["stages"][0]), "name": name} for name in order]
+        rig = Rig(spec)
+        rig.succeed("prepare")
+        rig.run("sft")
+        rig.finish("sft2", 1)
+        rig.api.faults.fail("create", "Job", Forbidden("exceeded quota: pods"), every=True)
+        rig.checks = False
+        rig.finish("sft2", 1)
+        rig.wait(60)
+        assert (rig.attempt("sft2").attempt, rig.attempt("sft2").outcome, rig.attempt("sft2").job_uid) == (3, None, None)
+        rig.api.faults.clear()
+        for pod in rig.pods("sft"):
+            rig.end(pod, 64)
+        rig.runner.sync()
+        rig.checks = True
+        rig.settle()
+        assert "chat-sft2-r3" not in rig.jobs()
+        assert rig.status.phase is JobPhase.FAILED
+        assert rig.attempt("sft2").message == "stage sft failed before this attempt had a Job"
+        assert (rig.stage("sft2").phase, rig.stage("sft2").counted_failures) == (StagePhase.SKIPPED, 2)
 
     def test_a_peer_that_still_runs_is_waited_for(self) -> None:
         rig = running(one_stage(topology={"nodes": 2, "gpusPerNode": 0}))

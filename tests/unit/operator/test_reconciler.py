@@ -81,6 +81,39 @@ def test_a_terminating_namespace_stops_until_the_next_event() -> None:
     assert rig.run_once() is None
 
 
+class TestRefusedObjects:
+    """What the server does not take is said with its own words, whichever object it is, and tried again ever more slowly."""
+
+    QUOTA = Forbidden("exceeded quota: small, requested: count=1, used: count=1, limited: count=1")
+
+    @pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "ControllerRevision", "NetworkPolicy"])
+    def test_before_the_first_attempt(self, kind: str) -> None:
+        rig = Rig(one_stage())
+        rig.api.faults.fail("create", kind, self.QUOTA, every=True)
+        rig.settle(checks=False)
+        assert rig.condition("Stalled")[:2] == ("True", "QuotaExceeded")
+        assert "exceeded quota: small" in rig.condition("Stalled")[2]
+        assert rig.stage("prepare").reason == "QuotaExceeded"
+        assert (rig.jobs(), rig.stage("prepare").attempt) == ([], 0)
+        assert [rig.run_once() for _ in range(3)][-1] == 60
+        rig.api.faults.clear()
+        rig.settle()
+        assert rig.condition("Stalled")[0] == "False"
+        assert rig.jobs() == ["chat-prepare-r1"]
+
+    def test_a_service(self) -> None:
+        rig = Rig(one_stage(topology={"nodes": 2, "gpusPerNode": 0}))
+        rig.api.faults.fail("create", "Service", Forbidden("denied by a webhook"), every=True)
+        rig.checks = False
+        rig.succeed("prepare")
+        assert rig.condition("Stalled")[:2] == ("True", "ApiRejected")
+        assert rig.stage("sft").message == "denied by a webhook"
+        rig.api.faults.clear()
+        rig.checks = True
+        rig.settle()
+        assert rig.condition("PodsReady")[1] != "ApiRejected"
+
+
 def test_an_answer_that_was_lost_after_the_create_is_no_second_job() -> None:
     rig = Rig(one_stage())
     rig.api.faults.fail("create", "Job", Unavailable("connection lost"), applied=True)

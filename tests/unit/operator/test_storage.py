@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rlhf_api.status import StagePhase
+from rlhf_api.status import JobPhase, StagePhase
 from tests.support.rig import PROFILE, Rig, one_stage
 
 CLAIMS = {**PROFILE, "storage": {"allowExistingClaims": True, "allowedClasses": ["slow"]}}
@@ -67,17 +67,64 @@ def test_a_class_that_waits_for_a_pod_is_bound_by_it() -> None:
     assert rig.condition("StorageReady") == ("False", "Pending", "the first pod binds the claim")
 
 
-def test_a_lost_volume_starts_nothing_new_and_is_never_replaced() -> None:
+def lose(rig: Rig) -> None:
+    rig.store.delete("PersistentVolumeClaim", "team-a", claim_of(rig)["metadata"]["name"])
+
+
+def test_when_the_volume_is_lost_running_pods_go_on_and_then_the_stage_fails() -> None:
     rig = Rig(one_stage())
     rig.succeed("prepare")
     rig.run("sft")
-    rig.store.delete("PersistentVolumeClaim", "team-a", claim_of(rig)["metadata"]["name"])
+    lose(rig)
     rig.settle()
     assert rig.stage("sft").phase is StagePhase.RUNNING
+    assert rig.condition("StorageReady")[:2] == ("False", "Lost")
     rig.finish("sft", 1)
-    assert rig.stage("sft").phase is StagePhase.RESTARTING
+    assert rig.stage("sft").phase is StagePhase.FAILED
+    assert rig.condition("Failed")[:2] == ("True", "Lost")
+    assert "the files of this job with it: create the job again" in rig.condition("Failed")[2]
     assert rig.condition("StorageReady")[:2] == ("False", "Lost")
     assert rig.store.find("PersistentVolumeClaim", "team-a") == []
+
+
+def test_a_volume_that_is_lost_between_two_stages_fails_the_next_one() -> None:
+    rig = Rig(one_stage())
+    rig.settle()
+    rig.run("prepare")
+    lose(rig)
+    rig.finish("prepare")
+    assert rig.phases() == "prepare Succeeded, sft Failed"
+
+
+def test_the_pods_of_the_last_attempt_end_before_the_stage_fails() -> None:
+    rig = Rig(one_stage(topology={"nodes": 2, "gpusPerNode": 0}))
+    rig.succeed("prepare")
+    rig.run("sft")
+    lose(rig)
+    rig.ends_deleted_pods = False
+    rig.finish("sft", 1, index=1)
+    assert rig.stage("sft").phase is StagePhase.RESTARTING
+    assert rig.condition("Stalled")[:2] == ("True", "Lost")
+    rig.ends_deleted_pods = True
+    rig.settle()
+    assert rig.stage("sft").phase is StagePhase.FAILED
+
+
+def test_only_a_rerun_of_every_stage_gets_a_new_volume() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.run("sft")
+    lose(rig)
+    rig.finish("sft", 1)
+    rig.change(rerun={"fromStage": "sft", "token": "1"})
+    assert rig.condition("Failed")[:2] == ("True", "Lost")
+    stages = one_stage()["stages"]
+    stages[0]["sft"]["dataset"] = {"uri": "builtin://datasets/tiny-chat-other"}
+    rig.change(stages=stages, rerun={"fromStage": "sft", "token": "2"})
+    assert rig.phases() == "prepare Starting, sft Pending"
+    assert len(rig.store.find("PersistentVolumeClaim", "team-a")) == 1
+    rig.succeed("prepare", "sft")
+    assert rig.condition("Complete")[0] == "True"
 
 
 def test_a_claim_that_is_lost_or_being_deleted_counts_as_lost() -> None:
@@ -109,6 +156,14 @@ class TestExistingClaim:
         rig = self.rig([])
         assert rig.condition("StorageReady") == ("False", "Pending", "claim data does not exist in namespace team-a")
         assert rig.condition("Stalled")[:2] == ("True", "Pending")
+
+    def test_lost_before_anything_was_written_it_may_still_be_repaired(self) -> None:
+        rig = Rig(one_stage(storage={"existingClaim": "data"}), CLAIMS)
+        rig.store.create("PersistentVolumeClaim", "team-a", {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"]}})
+        set_phase(rig, "Lost")
+        rig.settle()
+        assert rig.condition("Stalled")[:2] == ("True", "Lost")
+        assert rig.status.phase is JobPhase.PENDING
 
     def test_it_must_fit_a_gang(self) -> None:
         rig = self.rig(["ReadWriteOnce"], topology={"nodes": 2, "gpusPerNode": 0})
