@@ -115,7 +115,7 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
     if job.is_complete:
         return _verify(stage, own, job, pods, now)
     if job.failure is not None:
-        ending_or_none = failure.ending_of(job, pods)
+        ending_or_none = failure.ending_of(job, pods, now)
         if ending_or_none is None:
             return Step(status=own, requeue_seconds=LOOK_AGAIN_SECONDS)
         return end(stage, own, ending_or_none, now)

@@ -17,7 +17,10 @@ from rlhf_operator.core.live import LiveJob, LivePod
 from rlhf_operator.core.model import open_attempt
 
 SAME_MOMENT = timedelta(seconds=2)
-"""Finish times have whole seconds and nodes' clocks differ: within this, all ends compete for being the first."""
+"""Finish times have whole seconds and clocks differ: within this, all ends compete for being the first, and none came before another."""
+LAST_WORDS = timedelta(seconds=5)
+"""How long after an end that explains little its peers may still report a better one. They are being killed meanwhile, but a pod may take
+two minutes for that, and its GPUs are worth more than that."""
 PARTIAL_GANG = "PartialGang"
 _MAX_DELAY_SECONDS = 300
 _PARTIAL_GANG_DELAY_SECONDS = 30
@@ -44,7 +47,7 @@ class Ending:
         return budget_of(self.outcome)
 
 
-def ending_of(job: LiveJob, pods: tuple[LivePod, ...]) -> Ending | None:
+def ending_of(job: LiveJob, pods: tuple[LivePod, ...], now: datetime) -> Ending | None:
     """How a failed Job's attempt ended; None while a pod may still tell more.
 
     The caller knows that the Job failed, and has listed its pods.
@@ -59,6 +62,8 @@ def ending_of(job: LiveJob, pods: tuple[LivePod, ...]) -> Ending | None:
     disrupted = _first_disrupted_pod(ours, culprit)
     if disrupted is not None:
         return _disruption(disrupted)
+    if culprit is not None and _may_be_explained(culprit, ours, now):
+        return None
     if culprit is not None:
         return _failure(culprit, num_others=sum(pod.exit_code not in (None, 0) for pod in ours) - 1)
     if any(not pod.is_over and pod.deleted is None for pod in ours):
@@ -196,19 +201,42 @@ def _rank_of_cause(pod: LivePod) -> int:
     return {ExitCode.PREEMPTED: 3, ExitCode.COMMUNICATION: 4}.get(ExitCode(pod.exit_code), 2) if pod.exit_code in tuple(ExitCode) else 2
 
 
+def _may_be_explained(culprit: LivePod, pods: tuple[LivePod, ...], now: datetime) -> bool:
+    """The culprit lost its peers, or was asked to stop: one that has not reported yet may have been first.
+
+    A node whose clock is far off ends the wait at once, rather than never.
+    """
+    is_vague = culprit.exit_code in (ExitCode.COMMUNICATION, ExitCode.PREEMPTED)
+    return is_vague and any(not pod.is_over for pod in pods) and abs(now - _finish(culprit)) < LAST_WORDS
+
+
 def _first_disrupted_pod(pods: tuple[LivePod, ...], culprit: LivePod | None) -> LivePod | None:
     """A pod that the platform or a person ended, not later than the culprit did."""
-    disrupted = [pod for pod in pods if pod.disruption or _was_deleted_by_hand(pod, culprit)]
+    disrupted = [
+        pod for pod in pods if _was_disrupted(pod, culprit) or _was_deleted_by_hand(pod, culprit) or (pod is culprit and _never_ran(pod))
+    ]
     return min(disrupted, key=lambda pod: (pod.disruption == "", pod.index), default=None)
 
 
+def _was_disrupted(pod: LivePod, culprit: LivePod | None) -> bool:
+    """The platform ended it. The API server says when, a node's clock says when the culprit ended: the same moment is not later."""
+    if not pod.disruption:
+        return False
+    return culprit is None or pod.disrupted is None or pod.disrupted <= _finish(culprit) + SAME_MOMENT
+
+
 def _was_deleted_by_hand(pod: LivePod, culprit: LivePod | None) -> bool:
-    """Deleted before any pod failed. The Job controller deletes peers only after a failure."""
-    return pod.deleted is not None and culprit is not None and culprit is not pod and pod.deleted < _finish(culprit)
+    """Deleted clearly before any pod failed. The Job controller deletes the peers in the moment of a failure, by another clock."""
+    return pod.deleted is not None and culprit is not None and culprit is not pod and pod.deleted + SAME_MOMENT < _finish(culprit)
+
+
+def _never_ran(pod: LivePod) -> bool:
+    """The kubelet failed the pod as a whole, and no container has an exit code: it was not admitted, or was evicted."""
+    return pod.exit_code is None
 
 
 def _disruption(pod: LivePod) -> Ending:
-    cause = pod.disruption or names.CAUSE_POD_DELETED
+    cause = pod.disruption or pod.reason or names.CAUSE_POD_DELETED
     where = f" on node {pod.node}" if pod.node else ""
     return Ending(
         outcome=Outcome.DISRUPTED,
@@ -224,7 +252,8 @@ def _disruption(pod: LivePod) -> Ending:
 
 def _failure(pod: LivePod, num_others: int) -> Ending:
     report = TerminationMessage.parse(pod.message)
-    code = 1 if pod.exit_code is None else pod.exit_code
+    assert pod.exit_code is not None
+    code = pod.exit_code
     outcome = Outcome.HOST_OUT_OF_MEMORY if pod.is_out_of_memory else outcome_of(code)
     return Ending(
         outcome=outcome,

@@ -74,6 +74,10 @@ class LivePod:
     """When a deleted pod should be gone: the API's deletionTimestamp."""
     disruption: str = ""
     """Reason of DisruptionTarget: the platform ended it."""
+    disrupted: datetime | None = None
+    """Since when it has that condition, if that is known."""
+    reason: str = ""
+    """Why the whole pod failed, when that is not its containers' doing: UnexpectedAdmissionError, Evicted."""
     waiting: str = ""
     waiting_message: str = ""
     exit_code: int | None = None
@@ -137,6 +141,8 @@ def read_pod(body: Json) -> LivePod:
     state = container.get("state", {})
     ended, waiting = state.get("terminated", {}), state.get("waiting", {})
     is_over = status.get("phase") in ("Succeeded", "Failed")
+    target = _true_conditions(status).get("DisruptionTarget", {})
+    disrupted = read_time(target.get("lastTransitionTime"))
     return LivePod(
         name=metadata["name"],
         uid=metadata["uid"],
@@ -153,12 +159,14 @@ def read_pod(body: Json) -> LivePod:
         created=read_time(metadata.get("creationTimestamp")),
         deleted=_deletion_start(metadata),
         gone_by=read_time(metadata.get("deletionTimestamp")),
-        disruption=str(_true_conditions(status).get("DisruptionTarget", {}).get("reason", "")),
+        disruption=str(target.get("reason", "")),
+        disrupted=disrupted,
+        reason=str(status.get("reason", "")),
         waiting=str(waiting.get("reason", "")),
         waiting_message=str(waiting.get("message", "")),
         exit_code=ended.get("exitCode"),
         is_out_of_memory=ended.get("reason") == "OOMKilled",
-        finished=read_time(ended.get("finishedAt")) or (_required_time(metadata["creationTimestamp"]) if is_over else None),
+        finished=read_time(ended.get("finishedAt")) or (disrupted or _required_time(metadata["creationTimestamp"]) if is_over else None),
         message=str(ended.get("message", "")),
     )
 

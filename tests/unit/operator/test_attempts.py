@@ -137,6 +137,27 @@ class TestDisruption:
         assert rig.attempt("sft").message is not None
         assert rig.attempt("sft").message.startswith("PreemptionByScheduler: the platform ended pod chat-sft-r1-0-")
 
+    def test_a_pod_that_was_not_admitted_costs_no_attempt(self) -> None:
+        rig = Rig(one_stage())
+        rig.succeed("prepare")
+        status = {"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "Allocate failed"}
+        rig.store.update_status("Pod", "team-a", rig.pods("sft")[0]["metadata"]["name"], status)
+        rig.settle()
+        first = rig.stage("sft").attempts[0]
+        assert (first.outcome, first.exit_code, rig.stage("sft").disruptions) == (Outcome.DISRUPTED, None, 1)
+        assert first.message is not None
+        assert first.message.startswith("UnexpectedAdmissionError: the platform ended pod chat-sft-r1-0-")
+
+    def test_a_pod_that_was_evicted_before_its_container_had_a_state_ended_then(self) -> None:
+        rig = running()
+        rig.wait(100)
+        target = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet", "lastTransitionTime": rig.store.now()}
+        status = {"phase": "Failed", "reason": "Evicted", "conditions": [target]}
+        rig.store.update_status("Pod", "team-a", rig.pods("sft")[0]["metadata"]["name"], status)
+        rig.settle()
+        assert rig.stage("sft").attempts[0].end_time == rig.now
+        assert rig.stage("sft").disruptions == 1
+
     def test_a_lost_node_does_not_hold_the_next_attempt(self) -> None:
         rig = running()
         rig.ends_deleted_pods = False

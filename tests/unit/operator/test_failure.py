@@ -25,8 +25,14 @@ def a_pod(index: int = 0, exit_code: int | None = 1, *, after: float = 0.0, **ch
     """A pod that ended `after` seconds past noon; None: it still runs."""
     finished = None if exit_code is None else NOON + timedelta(seconds=after)
     return LivePod(
-        name=f"pod-{index}", uid=str(index), stage="sft", attempt=1, index=index, owner_uid="job", exit_code=exit_code, finished=finished, **changes
+        name=f"pod-{index}", uid=str(index), stage="sft", attempt=1, index=index, owner_uid="job", exit_code=exit_code,
+        **{"finished": finished, **changes},
     )  # fmt: skip
+
+
+def ending_of(job: LiveJob, pods: tuple[LivePod, ...], after: float = 3600.0) -> Ending | None:
+    """The ending as it looks that many seconds past noon."""
+    return failure.ending_of(job, pods, NOON + timedelta(seconds=after))
 
 
 @pytest.mark.parametrize(
@@ -54,30 +60,68 @@ def a_pod(index: int = 0, exit_code: int | None = 1, *, after: float = 0.0, **ch
         pytest.param(
             [a_pod(exit_code=1, disruption="EvictionByEvictionAPI")], Outcome.DISRUPTED, Budget.DISRUPTION, id="any code of an evicted pod"
         ),
+        pytest.param(
+            [a_pod(exit_code=64), a_pod(1, 143, after=90, disruption="DeletionByTaintManager", disrupted=NOON + timedelta(seconds=60))],
+            Outcome.CONFIG_INVALID,
+            Budget.NONE,
+            id="a peer that is drained a minute later explains nothing",
+        ),
+        pytest.param(
+            [a_pod(exit_code=143, disruption="PreemptionByScheduler", disrupted=NOON + timedelta(seconds=2))],
+            Outcome.DISRUPTED,
+            Budget.DISRUPTION,
+            id="a node's clock that is behind does not make it later",
+        ),
+        pytest.param(
+            [a_pod(exit_code=None, reason="UnexpectedAdmissionError", finished=NOON), a_pod(1, 73, after=60)],
+            Outcome.DISRUPTED,
+            Budget.DISRUPTION,
+            id="a pod that the kubelet did not admit has no exit code",
+        ),
         pytest.param([], Outcome.DISRUPTED, Budget.DISRUPTION, id="no failed pod retained: the pods were taken away"),
         pytest.param([a_pod(exit_code=0)], Outcome.DISRUPTED, Budget.DISRUPTION, id="only successful pods retained"),
     ],
 )
 def test_outcome_and_budget(pods: list[LivePod], outcome: Outcome, budget: Budget) -> None:
-    ending = failure.ending_of(a_job(), tuple(pods))
+    ending = ending_of(a_job(), tuple(pods))
     assert ending is not None
     assert (ending.outcome, ending.budget) == (outcome, budget)
 
 
 def test_the_jobs_own_deadline_fails_the_stage() -> None:
-    ending = failure.ending_of(a_job("DeadlineExceeded"), (a_pod(exit_code=143),))
+    ending = ending_of(a_job("DeadlineExceeded"), (a_pod(exit_code=143),))
     assert ending is not None
     assert ending.outcome is Outcome.DEADLINE_EXCEEDED
 
 
 def test_a_pod_that_still_runs_may_be_the_one_to_blame() -> None:
-    assert failure.ending_of(a_job(), (a_pod(exit_code=None),)) is None
+    assert ending_of(a_job(), (a_pod(exit_code=None),)) is None
+
+
+class TestLastWords:
+    """A rank that lost its peers often ends first: the one that was first tells a moment later."""
+
+    PODS = (a_pod(0, 73, after=0), a_pod(1, None))
+
+    @pytest.mark.parametrize("code", [73, 75])
+    def test_a_peer_that_has_not_reported_may_be_the_one_to_blame(self, code: int) -> None:
+        assert ending_of(a_job(), (a_pod(0, code), a_pod(1, None)), after=4) is None
+        ending = ending_of(a_job(), (a_pod(0, code), a_pod(1, 64)), after=4)
+        assert ending is not None
+        assert ending.outcome is Outcome.CONFIG_INVALID
+
+    @pytest.mark.parametrize("after", [5, 3600, -5, -3600])
+    def test_it_is_waited_for_only_seconds_whatever_the_clocks_say(self, after: float) -> None:
+        ending = ending_of(a_job(), self.PODS, after)
+        assert ending is not None
+        assert ending.outcome is Outcome.COMMUNICATION
+
+    def test_a_code_that_names_its_cause_needs_no_other(self) -> None:
+        assert ending_of(a_job(), (a_pod(0, 1), a_pod(1, None)), after=0) is not None
 
 
 def test_pods_of_another_job_of_that_name_tell_nothing() -> None:
-    ending = failure.ending_of(
-        a_job(), (a_pod(exit_code=64).__class__(name="x", uid="x", stage="sft", attempt=1, index=0, owner_uid="other"),)
-    )
+    ending = ending_of(a_job(), (a_pod(exit_code=64).__class__(name="x", uid="x", stage="sft", attempt=1, index=0, owner_uid="other"),))
     assert ending is not None
     assert ending.message.startswith("PodLost: ")
 
@@ -102,7 +146,7 @@ def test_culprit(pods: list[LivePod], index: int) -> None:
 
 def test_the_culprit_is_recorded_and_the_others_are_counted() -> None:
     report = json.dumps({"version": 1, "outcome": "DataInvalid", "exitCode": 65, "message": "row 37 is broken", "hint": "repair it"})
-    ending = failure.ending_of(a_job(), (a_pod(1, 65, node="gpu-17", message=report), a_pod(0, 73, after=1)))
+    ending = ending_of(a_job(), (a_pod(1, 65, node="gpu-17", message=report), a_pod(0, 73, after=1)))
     assert ending is not None
     assert (ending.pod, ending.node, ending.index, ending.exit_code) == ("pod-1", "gpu-17", 1, 65)
     assert ending.message == "row 37 is broken Hint: repair it (1 other pods failed after it)"
@@ -110,35 +154,41 @@ def test_the_culprit_is_recorded_and_the_others_are_counted() -> None:
 
 def test_a_message_never_changes_what_the_code_says() -> None:
     report = json.dumps({"version": 1, "outcome": "Succeeded", "exitCode": 0, "message": "all fine"})
-    ending = failure.ending_of(a_job(), (a_pod(exit_code=1, message=report),))
+    ending = ending_of(a_job(), (a_pod(exit_code=1, message=report),))
     assert ending is not None
     assert (ending.outcome, ending.message) == (Outcome.APP_ERROR, "all fine")
 
 
 def test_a_report_without_words_gets_ours() -> None:
-    ending = failure.ending_of(a_job(), (a_pod(exit_code=1, message="Traceback …"),))
+    ending = ending_of(a_job(), (a_pod(exit_code=1, message="Traceback …"),))
     assert ending is not None
     assert ending.message == "the trainer ended with exit code 1 and left no report; its log has the cause"
-    killed = failure.ending_of(a_job(), (a_pod(exit_code=137),))
+    killed = ending_of(a_job(), (a_pod(exit_code=137),))
     assert killed is not None
     assert "killed for memory" in killed.message
 
 
 class TestDeletedByHand:
     def test_a_pod_deleted_before_its_peer_failed_disrupted_the_attempt(self) -> None:
-        pods = (a_pod(0, 143, after=2, deleted=NOON - timedelta(seconds=1), node="n"), a_pod(1, 73, after=1))
-        ending = failure.ending_of(a_job(), pods)
+        pods = (a_pod(0, 143, after=2, deleted=NOON - timedelta(seconds=2), node="n"), a_pod(1, 73, after=1))
+        ending = ending_of(a_job(), pods)
         assert ending is not None
         assert (ending.outcome, ending.pod) == (Outcome.DISRUPTED, "pod-0")
         assert ending.message == "PodDeleted: the platform ended pod pod-0 on node n"
 
+    def test_a_pod_deleted_in_the_moment_of_the_failure_was_the_job_controllers(self) -> None:
+        """The failed pod's node is two seconds ahead of the API server."""
+        ending = ending_of(a_job(), (a_pod(0, 143, after=5, deleted=NOON), a_pod(1, 1, after=2)))
+        assert ending is not None
+        assert ending.outcome is Outcome.APP_ERROR
+
     def test_a_pod_deleted_after_the_failure_was_the_job_controllers(self) -> None:
-        ending = failure.ending_of(a_job(), (a_pod(0, 143, after=5, deleted=NOON + timedelta(seconds=1)), a_pod(1, 1, after=0)))
+        ending = ending_of(a_job(), (a_pod(0, 143, after=5, deleted=NOON + timedelta(seconds=1)), a_pod(1, 1, after=0)))
         assert ending is not None
         assert ending.outcome is Outcome.APP_ERROR
 
     def test_with_no_failed_pod_left_it_is_a_disruption_too(self) -> None:
-        ending = failure.ending_of(a_job(), (a_pod(0, None, deleted=NOON),))
+        ending = ending_of(a_job(), (a_pod(0, None, deleted=NOON),))
         assert ending is not None
         assert ending.message.startswith("PodLost: ")
 
