@@ -1,31 +1,24 @@
 """Job files: YAML (or JSON) text in, the plain values that `rlhf_api.validate` judges out.
 
-Numbers follow YAML 1.2, as they do for kubectl: `2e-5` is a number, `yes` and `2026-01-01` are text. What YAML can say and an
-RLHFJob cannot hold (a second document, a repeated key, a key that is no text) is refused with file and line, never repaired.
+A file means here what it means to kubectl. Numbers follow YAML 1.2 (`2e-5` is one) and a whole one is an integer (`1e6`, `8.0`); dates are
+text. What kubectl reads in another way (`yes`, `012`: `yaml_values.py`), and what YAML can say and an RLHFJob cannot hold (a second
+document, a repeated key, a key that is no text), is refused with file and line, never repaired.
 """
 
 import sys
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rlhf_api.outcome import ExitCode
 from rlhf_cli.errors import CommandError
+from rlhf_cli.yaml_values import PlainValues, Slips
 
 MAX_BYTES = 1 << 20
 """No API server stores a larger object (etcd's limit is 1.5 MiB). A data file given by mistake is not parsed as YAML."""
-
-
-class _Constructor(SafeConstructor):
-    """The safe constructor without dates: an RLHFJob has none, and kubectl keeps them as text too."""
-
-
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
-_Constructor.add_constructor("tag:yaml.org,2002:value", SafeConstructor.construct_yaml_str)
 
 
 def read_object(file: Path, what: str = "job file") -> dict[str, Any]:
@@ -46,17 +39,14 @@ def parse_text(name: str, text: str, what: str = "job file") -> dict[str, Any]:
     """
     try:
         documents = [document for document in _parse(name, text) if document is not None]
-        odd_keys = list(_odd_keys(documents))
     except RecursionError as error:
-        raise CommandError(ExitCode.CONFIG, f"{name}: is nested too deeply, or an anchor contains itself") from error
+        raise CommandError(ExitCode.CONFIG, f"{name}: is nested too deeply") from error
     if len(documents) != 1:
         found = f"{len(documents)} documents" if documents else "nothing"
         raise CommandError(ExitCode.CONFIG, f"{name}: holds {found}; a {what} is exactly one object: give one file to each")
     if not isinstance(documents[0], dict):
         kind = "a list" if isinstance(documents[0], list) else type(documents[0]).__name__
         raise CommandError(ExitCode.CONFIG, f"{name}: holds {kind}; a {what} is a mapping that starts with apiVersion and kind")
-    if odd_keys:
-        raise CommandError(ExitCode.CONFIG, *(f"{name}: the key {key} must be text: quote it" for key in odd_keys))
     return cast(dict[str, Any], documents[0])
 
 
@@ -80,11 +70,14 @@ def _first_bytes(file: Path) -> bytes:
         return stream.read(MAX_BYTES + 1)
 
 
-def _parse(name: str, text: str) -> Iterator[object]:
+def _parse(name: str, text: str) -> list[object]:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    yaml.Constructor = PlainValues
     try:
-        yield from yaml.load_all(text)
+        with warnings.catch_warnings(action="ignore"):  # an anchor may be set again, as far as YAML goes
+            return list(yaml.load_all(text))
+    except Slips as error:
+        raise CommandError(ExitCode.CONFIG, *(f"{name}:{slip}" for slip in error.slips)) from error
     except MarkedYAMLError as error:
         raise CommandError(ExitCode.CONFIG, _explain(name, error)) from error
     except YAMLError as error:
@@ -102,12 +95,3 @@ def _explain(name: str, error: MarkedYAMLError) -> str:
         return f"{place}: {problem.split(' with value')[0]}; each key may stand once: remove one of them"
     context = f" ({error.context})" if error.context and error.problem else ""
     return f"{place}: {problem}{context}; check indentation, brackets and quotes near this line"
-
-
-def _odd_keys(value: object) -> Iterator[str]:
-    """Keys that are no text, such as `1:` or `? [a]`, anywhere below `value`."""
-    if isinstance(value, dict):
-        yield from (repr(key) for key in value if not isinstance(key, str))
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for child in children:
-        yield from _odd_keys(child)

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from rlhf_cli.yaml_values import BOOLEANS_OF_YAML_1_1
+
 UNTIL = ("sft", "rm", "ppo", "nf4", "publish")
 """The stages of a full job in order: a new job has all of them up to the one wished for."""
 
@@ -28,7 +30,7 @@ HEAD = """\
 # Every field with its default and range: kubectl explain rlhfjob.spec --recursive, or docs/guide.md.
 apiVersion: rlhf.dev/v1alpha1
 kind: RLHFJob
-metadata: {{name: {name}}}
+metadata: {{name: {quoted_name}}}
 spec:
   model:
     source: {source}
@@ -102,6 +104,7 @@ def job_text(wishes: Wishes) -> str:
     is_tiny = wishes.model.startswith("builtin://")
     head = HEAD.format(
         name=wishes.name,
+        quoted_name=_quoted(wishes.name),
         journey=JOURNEYS[wishes.until],
         claim=" --claim models=DIR" if wishes.until == "publish" else "",
         source=_source(wishes),
@@ -112,6 +115,11 @@ def job_text(wishes: Wishes) -> str:
         storage="2Gi" if is_tiny else "200Gi",
     )
     return head + "".join(_stage(STAGES[name], wishes, is_tiny) for name in UNTIL[: UNTIL.index(wishes.until) + 1])
+
+
+def _quoted(name: str) -> str:
+    """A name as YAML text. Quotes stand only where a reader of YAML would take the name for something else."""
+    return f'"{name}"' if name in BOOLEANS_OF_YAML_1_1 | {"true", "false", "null"} else name
 
 
 def _source(wishes: Wishes) -> str:

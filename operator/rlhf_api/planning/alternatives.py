@@ -21,7 +21,7 @@ class Change:
 
 
 def changes(spec: RLHFJobSpec, stage: Stage, profile: ProfileSpec) -> Iterator[Change]:
-    """Jobs that differ in one thing and need less memory for this stage. The first leaves the strategy to the planner; so do the others, in words."""
+    """Jobs that differ in one thing and need less memory for this stage. All leave the strategy to the planner, in words."""
     index = steps.index_of(spec, stage)
     free = _with_auto_strategy(spec, index)
     if free == spec:

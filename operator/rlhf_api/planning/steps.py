@@ -44,7 +44,7 @@ def topology_of(spec: RLHFJobSpec, stage: Stage) -> Topology:
 
 
 def written_at(spec: RLHFJobSpec, stage: Stage, field: str) -> str:
-    """Where the `strategy` or `topology` of a stage was written: `spec.stages[2].strategy`, or `spec.strategy` if it has none of its own."""
+    """Where the `strategy` or `topology` of a stage was written: `spec.stages[2].strategy`, or `spec.strategy` if the stage has none."""
     return f"spec.{field}" if getattr(stage, field) is None else f"spec.stages[{index_of(spec, stage)}].{field}"
 
 

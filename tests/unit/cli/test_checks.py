@@ -75,6 +75,12 @@ def test_a_new_job_on_standard_output(rlhf: Rlhf) -> None:
     assert printed.startswith("# my-chat: from a base model to a published 4-bit chat model.\n")
 
 
+@pytest.mark.parametrize("name", ["on", "y", "no", "null", "true"])
+def test_a_name_that_yaml_takes_for_something_else(name: str, rlhf: Rlhf, tmp_path: Path) -> None:
+    assert rlhf("new", name, "--file", tmp_path / "job.yaml")[0] == 0
+    assert rlhf("validate", tmp_path / "job.yaml")[0] == 0
+
+
 def test_an_hf_model_needs_its_commit(rlhf: Rlhf) -> None:
     wishes = ("new", "my-chat", "--model", "hf://org/base", "--size", "7B", "--file", "-")
     code, _, said = rlhf(*wishes)
