@@ -38,6 +38,7 @@ def start(job_file: Path, *, workdir: Path | None, claims: list[str], profile: P
     wire = read_object(job_file)
     _refuse_problems(wire)
     directory = workdir or workdirs.default_workdir(wire["metadata"]["name"])
+    workdirs.refuse_damage(directory)
     session = LocalSession.open(directory, claims=parse_claims(claims), profile=_read_profile(profile))
     with _explained(directory):
         if workdirs.is_workdir(directory):

@@ -1,9 +1,11 @@
 """Where the jobs of this machine live: `.rlhf/<job>` below the current directory, or where `--workdir` says."""
 
+import json
 from pathlib import Path
 
+from rlhf_api import names
 from rlhf_api.outcome import ExitCode
-from rlhf_cli.errors import CommandError
+from rlhf_cli.errors import EX_FAILURE, CommandError
 
 HOME = Path(".rlhf")
 
@@ -14,14 +16,45 @@ def default_workdir(job_name: str) -> Path:
 
 
 def is_workdir(directory: Path) -> bool:
-    """True when a job was submitted there."""
+    """True when a job was submitted there, even if it is damaged now."""
     from rlhf_operator.local.workdir import NoSuchJob, Workdir
 
     try:
         Workdir(directory).read_job()
     except NoSuchJob:
         return False
+    except ValueError:
+        return True
     return True
+
+
+def damage_of(directory: Path) -> str | None:
+    """Which file of a job can no longer be read, and what to do; None when all is well. A full disk or a power cut cuts files off."""
+    from rlhf_operator.local.workdir import Workdir
+
+    claims = directory / "session.json"
+    for file in (claims, *sorted((Workdir(directory).state / names.KIND_JOB).glob("*/*.json"))):
+        if file.exists() and not _is_object(file):
+            fix = "delete it, and name the claims again (rlhf resume --claim NAME=DIR)" if file == claims else f"delete {directory}"
+            return f"{file}: is damaged (no JSON): {fix}"
+    return None
+
+
+def refuse_damage(directory: Path) -> None:
+    """Nothing, when the job of a directory can be read.
+
+    Raises:
+        CommandError: 1, it cannot.
+    """
+    if damage := damage_of(directory):
+        raise CommandError(EX_FAILURE, damage)
+
+
+def _is_object(file: Path) -> bool:
+    try:
+        return isinstance(json.loads(file.read_bytes()), dict)
+    except ValueError:
+        return False
 
 
 def all_workdirs() -> list[Path]:
@@ -33,8 +66,14 @@ def find_workdir(job: str | None, workdir: Path | None) -> Path:
     """The working directory that a user means by a job's name, a directory, a job file, or nothing when there is only one.
 
     Raises:
-        CommandError: 64, when there is no such job, or several and none is named.
+        CommandError: 64, when there is no such job, or several and none is named; 1, when its files are damaged.
     """
+    found = _find(job, workdir)
+    refuse_damage(found)
+    return found
+
+
+def _find(job: str | None, workdir: Path | None) -> Path:
     if workdir is not None:
         return _existing(workdir, f"--workdir {workdir}")
     if job is None:

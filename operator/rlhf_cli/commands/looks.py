@@ -46,7 +46,10 @@ def get(
 
     is_list = job is None and workdir is None
     directories = workdirs.all_workdirs() if is_list else [workdirs.find_workdir(job, workdir)]
-    jobs = [LocalSession.open(directory).job() for directory in directories]
+    damaged = {directory: damage for directory in directories if (damage := workdirs.damage_of(directory))}
+    for damage in damaged.values():  # one broken job does not hide the others
+        typer.echo(damage, err=True)
+    jobs = [LocalSession.open(directory).job() for directory in directories if directory not in damaged]
     if output is Output.JSON:
         typer.echo(json.dumps({"items": jobs} if is_list else jobs[0], ensure_ascii=False))
     elif is_list:
