@@ -52,6 +52,8 @@ SFT_AND_REWARD = (
             UNIT + "data/test_collate.py::test_pairs_are_one_batch_chosen_first"),
     _mutant("R5", "the mean is not in units of the deviation", "stages/reward.py", '"mean": mean * scale}', '"mean": mean}',
             TRAINING + "test_the_reward_model_is_normalised_on_disk"),
+    _mutant("R5", "the mean of an earlier model is forgotten", "stages/reward.py", "raw = 1.0, module.mean, {}", "raw = 1.0, 0.0, {}",
+            TRAINING + "test_a_reward_model_of_a_reward_model_is_normalised_too"),
     _mutant("R6", "ties are right", "stages/reward.py", "0.5 * float((chosen == rejected).sum())", "1.0 * float((chosen == rejected).sum())",
             UNIT + "stages/test_parts.py::test_pair_metrics_count_ties_half_and_tell_sources_apart"),
     _mutant("R7", "equal pairs are kept", "data/tokenize.py", "is_same = np.array_equal(good[cut], bad[cut])", "is_same = False",
@@ -132,6 +134,8 @@ STATE = (
             "copies.append((name, tensor.detach()))", UNIT + "state/test_writer.py::test_training_during_the_write_does_not_change_the_file"),
     _mutant("C10", "missing steps are a success", "loop.py", "if self.step != self.total_steps:", "if False:",
             LOOP + "test_missing_steps_are_never_a_success"),
+    _mutant("C10", "missing rows are a success", "loop.py", "if isinstance(cursor, Cursor) and cursor", "if False and cursor",
+            LOOP + "test_rows_that_were_passed_over_are_never_a_success"),
     _mutant("C11", "half a checkpoint stays", "state/checkpoint.py",
             "except OSError as error:\n        shutil.rmtree(directory, ignore_errors=True)", "except OSError as error:",
             CHECKPOINT + "test_full_disk_removes_the_incomplete_one_and_keeps_the_older"),
@@ -166,6 +170,8 @@ DATA = (
     _mutant("D10", "the split follows the place of a row", "data/dataset.py", "return word < fraction * 2.0**64",
             "is_evaluation.__dict__.setdefault('n', [0])[0] += 1; return is_evaluation.n[0] % 5 == 0",
             UNIT + "data/test_prepare.py::test_the_evaluation_split_follows_the_row_and_not_its_place"),
+    _mutant("D10", "small datasets are not measured", "data/dataset.py", "if request.eval_fraction and not evaluation:", "if False:",
+            UNIT + "data/test_prepare.py::test_at_least_one_row_is_held_out_of_a_small_dataset"),
 )  # fmt: skip
 
 MACHINERY = (

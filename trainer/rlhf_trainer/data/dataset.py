@@ -87,6 +87,8 @@ class DatasetMaker:
         evaluation: list[Row] = []
         for row in self._rows(request.dataset.split, statistics):
             (evaluation if is_evaluation(row.row_id, request.eval_fraction) else train).append(row)
+        if request.eval_fraction and not evaluation:
+            train, evaluation = _hold_out_one(train)
         self._check(train, statistics)
         held_out = list(self._rows(HELD_OUT_SPLIT, Statistics())) if self._has_test_split else evaluation
         facts = {
@@ -144,8 +146,22 @@ class DatasetMaker:
 
 def is_evaluation(row_id: str, fraction: float) -> bool:
     """True for about `fraction` of all rows: decided by the hash of the id alone, so it never changes (rule D10)."""
-    word = int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")
+    word = _hash_word(row_id)
     return word < fraction * 2.0**64
+
+
+def _hold_out_one(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Training and evaluation rows of a small dataset, of which the fraction took none: gates must not pass unmeasured.
+
+    The row with the smallest hash goes, which a larger fraction would take first; rows of the same id go with it. A single row stays.
+    """
+    chosen = min((row.row_id for row in rows), key=_hash_word, default=None)
+    rest = [row for row in rows if row.row_id != chosen]
+    return (rest, [row for row in rows if row.row_id == chosen]) if rest else (rows, [])
+
+
+def _hash_word(row_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(row_id.encode()).digest()[:8], "big")
 
 
 def _shown(counts: dict[str, int]) -> str:

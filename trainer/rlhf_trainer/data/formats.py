@@ -167,8 +167,6 @@ def _prompt(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
 
 def _preference(value: Mapping[str, Any], row_id: str, row: RawRow) -> Example:
     chosen, rejected = _text(value, "chosen"), _text(value, "rejected")
-    if chosen == rejected:
-        raise RowProblem(f"rejected: {_shown(rejected)} must differ from chosen: remove the row, it prefers nothing")
     margin = value.get("margin")
     if margin is not None and (isinstance(margin, bool) or not isinstance(margin, int | float)):
         raise RowProblem(f"margin: {_shown(margin)} must be a number: remove it or write 0.5")

@@ -32,6 +32,15 @@ def rank_share(ids: RowIds, rank: int, world_size: int) -> RowIds:
     return ids[rank::world_size]
 
 
+def spread(num_rows: int, limit: int) -> list[int]:
+    """At most `limit` row ids, evenly spaced: files are often sorted, and the first rows are then like no others.
+
+    5 rows, at most 2 -> [0, 2]
+    """
+    count = min(num_rows, limit)
+    return [i * num_rows // count for i in range(count)]
+
+
 class Cursor:
     """Walks through `num_epochs` epochs in windows of `global_batch` rows (None: for ever). The same on every worker.
 

@@ -21,7 +21,7 @@ from rlhf_trainer.errors import DataError
 
 _BATCH_ROWS = 512
 
-Reason: TypeAlias = Literal["tooLong", "noAnswer"]
+Reason: TypeAlias = Literal["tooLong", "noAnswer", "equalAnswers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class Tokenisation:
             is_same = np.array_equal(good[cut], bad[cut])
             if longest > self.max_length and (self.overlong == "drop" or is_same or len(prompt_ids) >= self.max_length):
                 yield Dropped("tooLong", longest)
-            elif is_same:  # white space that the template strips
-                yield Dropped("noAnswer", longest)
+            elif is_same:  # in the data, or once the template has stripped white space: the pair prefers nothing (rule R7)
+                yield Dropped("equalAnswers", longest)
             else:
                 row = (example.row_id, prompt_ids[cut], good[cut], bad[cut], example.source, example.margin, _language(example))
                 yield PreferenceRow(*row)

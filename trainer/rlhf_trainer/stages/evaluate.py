@@ -16,6 +16,7 @@ import torch
 
 from rlhf_trainer.data import answers
 from rlhf_trainer.data.collate import pad_prompts
+from rlhf_trainer.data.order import spread
 from rlhf_trainer.rollout.generate import GenerateConfig, generate
 from rlhf_trainer.rollout.philox import row_seed
 
@@ -171,5 +172,4 @@ def choose_rows(rows: Sequence[Any], *, num_parameters: int, device: str) -> lis
     limit = MAX_ROWS if with_answer else GLANCE_ROWS  # rule F6: sixteen samples show whether answers end
     if device == "cpu":
         limit = max(min(limit, MIN_ROWS), min(limit, MAX_ROWS * CPU_PARAMETERS // max(num_parameters, 1)))
-    step = max(1, len(ids) / limit)
-    return [rows[ids[int(i * step)]] for i in range(min(limit, len(ids)))]
+    return [rows[ids[i]] for i in spread(len(ids), limit)]

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from rlhf_api.stages import Quantize
 from rlhf_trainer.data import packing
 from rlhf_trainer.data.collate import pad_conversations
+from rlhf_trainer.data.order import spread
 from rlhf_trainer.data.rows import ConversationRow
 from rlhf_trainer.data.store import PreparedDataset
-from rlhf_trainer.errors import GateFailed, InternalError
+from rlhf_trainer.errors import DataError, GateFailed, InternalError
 from rlhf_trainer.models import export, load
 from rlhf_trainer.models.heads import LanguageModel
 from rlhf_trainer.models.quantized import error_of, expected_bytes, load_quantized, quantization_config, stored_bytes, stored_tensors
@@ -50,6 +51,7 @@ def run(run: Run) -> StageResult:
     """Quantize one model. One process.
 
     Raises:
+        DataError: there are no rows for the gate.
         GateFailed: perplexity grew by more than `maxPerplexityIncrease`. The output is complete.
         InternalError: what was written is not what was quantized, or has another size than the format promises.
     """
@@ -57,7 +59,7 @@ def run(run: Run) -> StageResult:
     assert isinstance(config, Quantize)
     source = inputs.model_directory(run, "model")
     data = inputs.dataset(run, "evalDataset", "conversations")
-    rows = list((data.held_out or data.eval or data.train)[: config.max_eval_rows])
+    rows = gate_rows(config, data)
     device = PlainStrategy(run).world.device
     with Reporter(run) as reporter:
         reporter.plan(NUM_PIECES)
@@ -78,6 +80,23 @@ def run(run: Run) -> StageResult:
         reporter.step(NUM_PIECES, metrics)
     _check_gate(config, metrics)
     return StageResult(output_digest=digest, step=NUM_PIECES, metrics=metrics)
+
+
+def gate_rows(config: Quantize, data: PreparedDataset[ConversationRow]) -> list[ConversationRow]:
+    """The rows that the gate is measured on: held out, or any of a dataset that was named for the gate alone.
+
+    Raises:
+        DataError: the rows of an earlier SFT stage were meant, and all of them were trained on.
+    """
+    rows = data.held_out or data.eval
+    if not rows and config.eval_dataset is not None:
+        rows = data.train
+    if not rows:
+        raise DataError(
+            "quantize.maxPerplexityIncrease: the dataset of the SFT stage has 0 held-out rows, must have at least 1",
+            hint="raise sft.evalFraction, or name rows in quantize.evalDataset",
+        )
+    return rows.take(spread(len(rows), config.max_eval_rows))
 
 
 def perplexity(hf: nn.Module, rows: Sequence[ConversationRow], pad_id: int) -> float:

@@ -23,7 +23,7 @@ from rlhf_api.planning import steps
 from rlhf_api.stages import RewardModel
 from rlhf_trainer.data import packing
 from rlhf_trainer.data.collate import PreferenceBatch, pad_preferences
-from rlhf_trainer.data.order import Cursor, rank_share
+from rlhf_trainer.data.order import Cursor, rank_share, spread
 from rlhf_trainer.data.rows import PreferenceRow
 from rlhf_trainer.data.store import PreparedDataset
 from rlhf_trainer.errors import DataError, GateFailed
@@ -50,6 +50,7 @@ def run(run: Run) -> StageResult:
     """Train one RewardModel stage to its end.
 
     Raises:
+        DataError: `minAccuracy` has no held-out pairs to be measured on.
         GateFailed: held-out accuracy is below `minAccuracy`. The output is complete.
         StageError: see errors.py; what was reached is in the newest checkpoint.
     """
@@ -58,6 +59,7 @@ def run(run: Run) -> StageResult:
     strategy = select.build(run)
     source = inputs.model_directory(run, "init")
     data = inputs.dataset(run, "dataset", "preference")
+    _check(config, data)
     cursor = Cursor(run.config.seed, len(data.train), config.global_batch_size, config.epochs)
     total_steps = steps.total_steps(len(data.train), config.global_batch_size, config.epochs, config.max_steps)
     head = "saved" if setup.is_score_directory(source) else "new"
@@ -78,6 +80,15 @@ def run(run: Run) -> StageResult:
         result = stage.complete(facts.metrics, source)
     _check_gate(config, result.metrics)
     return result
+
+
+def _check(config: RewardModel, data: PreparedDataset[PreferenceRow]) -> None:
+    """Before the training: a gate that nothing can measure would only be noticed at its end."""
+    if config.min_accuracy and not data.held_out:
+        raise DataError(
+            f"rewardModel.minAccuracy: {config.min_accuracy} needs held-out pairs, the dataset has none",
+            hint="add pairs, raise evalFraction, add a split named test, or set minAccuracy to 0",
+        )
 
 
 class Stage:
@@ -124,7 +135,8 @@ class Stage:
     def evaluate(self, max_rows: int) -> dict[str, float]:
         """Held-out accuracy (ties count half), margin, and how much of a score is length (rule R6)."""
         self.loop.reporter.enter("evaluating")
-        pairs = self._scores(list(self.data.held_out[:max_rows]))
+        rows = self.data.held_out
+        pairs = self._scores(rows.take(spread(len(rows), max_rows)))
         metrics = pair_metrics(pairs) if pairs else {}
         self.loop.reporter.update(metrics)
         self.loop.reporter.enter("training")
@@ -132,9 +144,12 @@ class Stage:
 
     def complete(self, metrics: Mapping[str, float], source: Any) -> StageResult:
         """Normalise, write and prove the output."""
-        scale, mean, raw = 1.0, 0.0, {}
+        module: Any = self.trained.module
+        # An earlier reward model brings a mean that is subtracted from its scores: what is measured here comes on top of it.
+        scale, mean, raw = 1.0, module.mean, {}
         if self.config.normalize:
-            mean, deviation = self._moments()
+            shift, deviation = self._moments()
+            mean += shift
             scale, raw = 1.0 / deviation, {"score_mean_raw": mean, "score_deviation_raw": deviation}
         output = outputs.ModelOutput(
             folder="model",
@@ -148,8 +163,9 @@ class Stage:
         return outputs.complete(self.run, self.strategy, self.loop, [(self.trained, output)], {**metrics, **raw})
 
     def _moments(self) -> tuple[float, float]:
-        """Mean and deviation of the raw scores of training answers, better and worse ones alike."""
-        pairs = self._scores(list(self.data.train[:MAX_NORMALIZED_ROWS]))
+        """Mean and deviation of the scores of training answers, better and worse ones alike."""
+        rows = self.data.train
+        pairs = self._scores(rows.take(spread(len(rows), MAX_NORMALIZED_ROWS)))
         scores = torch.tensor([score for pair in pairs for score in (pair["chosen"], pair["rejected"])], dtype=torch.float64)
         deviation = float(scores.std()) if len(scores) > 1 else 0.0
         if not deviation > 1e-6:
@@ -222,8 +238,10 @@ def _answer_lengths(row: PreferenceRow) -> dict[str, int]:
 
 
 def _check_gate(config: RewardModel, metrics: Mapping[str, float]) -> None:
-    accuracy = metrics.get("accuracy")
-    if config.min_accuracy and accuracy is not None and accuracy < config.min_accuracy:
+    if not config.min_accuracy:
+        return
+    accuracy = metrics["accuracy"]  # there are held-out pairs, or the stage would not have started
+    if accuracy < config.min_accuracy:
         raise GateFailed(
             f"rewardModel.minAccuracy: held-out accuracy {accuracy:.3f} must be at least {config.min_accuracy}",
             hint="more or cleaner pairs, more epochs, or a lower minAccuracy; the output is kept",

@@ -22,7 +22,7 @@ from rlhf_api.planning import steps
 from rlhf_api.stages import SFT
 from rlhf_trainer.data import packing
 from rlhf_trainer.data.collate import ConversationBatch, pack_conversations, pad_conversations
-from rlhf_trainer.data.order import Cursor, rank_share
+from rlhf_trainer.data.order import Cursor, rank_share, spread
 from rlhf_trainer.data.rows import ConversationRow
 from rlhf_trainer.data.store import PreparedDataset
 from rlhf_trainer.loop import Loop
@@ -168,7 +168,7 @@ class Stage:
     def _eval_loss(self, module: Any) -> float | None:
         """Mean cross-entropy of the held-out rows' answer tokens; None without such rows."""
         world = self.strategy.world
-        rows = list(self.data.eval[:MAX_EVAL_ROWS])[world.rank :: world.size]
+        rows = self.data.eval.take(spread(len(self.data.eval), MAX_EVAL_ROWS)[world.rank :: world.size])
         totals = torch.zeros(2, dtype=torch.float64)
         for group in packing.micro_batches([len(row.input_ids) for row in rows], max(self.run.config.plan.micro_batch_size, 8)):
             batch = pad_conversations([rows[i] for i in group], self.data.pad_id).to(world.device)

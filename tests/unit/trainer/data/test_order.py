@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlhf_trainer.data.order import Cursor, order, rank_share
+from rlhf_trainer.data.order import Cursor, order, rank_share, spread
 from rlhf_trainer.errors import ConfigError, DataError
 
 sizes = st.integers(1, 60)
@@ -89,6 +89,20 @@ def test_a_state_of_another_run_is_refused(name: str, value: int) -> None:
     state = Cursor(1, 10, 4, 1).state() | {name: value}
     with pytest.raises(ConfigError, match="cursor"):
         Cursor(1, 10, 4, 1).restore(state)
+
+
+@given(num_rows=sizes, global_batch=st.integers(1, 20), num_windows=st.integers(0, 30))
+def test_the_rows_of_so_many_windows_are_known_before(num_rows: int, global_batch: int, num_windows: int) -> None:
+    cursor = Cursor(0, num_rows, global_batch, None)
+    for _ in range(num_windows):
+        cursor.next()
+    assert cursor.num_consumed == cursor.rows_in(num_windows)
+
+
+def test_a_selection_is_spread_over_the_whole_file() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 8) == [0, 1, 2]
+    assert spread(0, 8) == []
 
 
 def test_no_rows_is_a_data_error() -> None:

@@ -1,5 +1,6 @@
 """Prepare from sources to `prepared.json`: what it writes, what it refuses, and that it needs no torch."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -203,6 +204,36 @@ def test_an_evaluation_share_that_takes_every_row_is_refused(tmp_path: Path) -> 
     only = next(row for row in ({"id": str(n), "instruction": "q", "output": "a"} for n in range(99)) if is_evaluation(str(row["id"]), 0.5))
     message = refused(a_prepare(tmp_path, a_request(write_rows(tmp_path, [only]), evalFraction=0.5)), DataError)
     assert "evalFraction 0.5 leaves 0 training rows of 1" in message
+
+
+@pytest.mark.rule("D10")
+def test_at_least_one_row_is_held_out_of_a_small_dataset(tmp_path: Path) -> None:
+    """The one that a larger fraction would take first."""
+    rows = [row | {"id": str(n)} for n, row in enumerate(GOOD[:5])]
+    run = a_prepare(tmp_path, a_request(write_rows(tmp_path, rows), evalFraction=0.001))
+    prepare.run(run)
+    entry = prepared(run).datasets["sft.dataset"]
+    data = open_dataset(run.root / entry.path, entry.digest, "conversations")
+    first = min((str(n) for n in range(5)), key=lambda row_id: hashlib.sha256(row_id.encode()).hexdigest())
+    assert data.eval.column("row_id") == data.held_out.column("row_id") == [first]
+    assert sorted(data.train.column("row_id")) == sorted({"0", "1", "2", "3", "4"} - {first})
+
+
+@pytest.mark.parametrize(("rows", "fraction"), [(GOOD[:1], 0.01), ([GOOD[0]] * 3, 0.01), (GOOD, 0.0)], ids=["one", "one thrice", "0"])
+def test_nothing_is_held_out_of_a_single_row_or_where_nothing_was_asked_for(tmp_path: Path, rows: list[Any], fraction: float) -> None:
+    run = a_prepare(tmp_path, a_request(write_rows(tmp_path, rows), evalFraction=fraction))
+    prepare.run(run)
+    entry = prepared(run).datasets["sft.dataset"]
+    assert (entry.rows, entry.eval_rows) == (len(rows), 0)
+
+
+@pytest.mark.rule("R7")
+def test_pairs_that_prefer_nothing_are_dropped_and_counted(tmp_path: Path) -> None:
+    pairs = [{"prompt": f"q{n}", "chosen": "a", "rejected": "a" if n < 2 else "b"} for n in range(40)]
+    run = a_prepare(tmp_path, a_request(write_rows(tmp_path, pairs), "preference"))
+    prepare.run(run)
+    entry = prepared(run).datasets["rm.dataset"]
+    assert (entry.rows, entry.statistics["dropped"]) == (38, {"equalAnswers": 2})
 
 
 def test_a_missing_split_is_an_input_error(tmp_path: Path) -> None:

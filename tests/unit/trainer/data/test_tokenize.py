@@ -175,6 +175,7 @@ def test_both_answers_of_a_pair_follow_the_same_prompt(tokenizer: ModelTokenizer
         pytest.param(a_pair("7" * 100, "a"), "drop", "tooLong", id="one long answer drops the pair"),
         pytest.param(a_pair("7" * 100, "7" * 101), "truncate", "tooLong", id="answers that are equal once cut prefer nothing"),
         pytest.param(a_pair("a", "b", "7" * 100), "truncate", "tooLong", id="a prompt that leaves no room for an answer"),
+        pytest.param(a_pair("a", "a"), "drop", "equalAnswers", id="answers that are equal prefer nothing"),
     ],
 )
 @pytest.mark.rule("R7", "D6")
@@ -189,7 +190,7 @@ def test_a_pair_that_the_template_makes_equal_is_dropped(tokenizer: ModelTokeniz
     stripping = Template(NAMED["plain"].replace("message['content']", "message['content'] | trim"), "<s>", "</s>", ("<s>", "</s>"))
     [row] = tokenised(tokenizer, stripping, a_pair("a", " a "), purpose="preference")
     assert isinstance(row, Dropped)
-    assert row.reason == "noAnswer"
+    assert row.reason == "equalAnswers"
 
 
 def test_a_long_pair_is_cut_where_that_is_asked_for(tokenizer: ModelTokenizer) -> None:

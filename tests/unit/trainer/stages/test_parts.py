@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 from rlhf_api.inputs import Dataset
 from rlhf_api.ppo import PPO
-from rlhf_api.stages import RewardModel
-from rlhf_trainer.errors import GateFailed, InputError
-from rlhf_trainer.stages import outputs, reward, setup
+from rlhf_api.stages import Quantize, RewardModel
+from rlhf_trainer.data.store import open_dataset, write_dataset
+from rlhf_trainer.errors import DataError, GateFailed, InputError
+from rlhf_trainer.stages import outputs, quantize, reward, setup
 from rlhf_trainer.stages.card import Card
 from rlhf_trainer.stages.ema import Ema
 from rlhf_trainer.stages.evaluate import choose_rows
@@ -100,7 +102,31 @@ def test_the_gate_names_accuracy_and_limit() -> None:
     with pytest.raises(GateFailed, match=r"minAccuracy: held-out accuracy 0\.500 must be at least 0\.7"):
         reward._check_gate(config, {"accuracy": 0.5})
     reward._check_gate(config, {"accuracy": 0.7})
-    reward._check_gate(config.model_copy(update={"min_accuracy": 0.0}), {"accuracy": 0.1})
+    reward._check_gate(config.model_copy(update={"min_accuracy": 0.0}), {})
+
+
+@pytest.mark.rule("R6")
+def test_a_gate_that_nothing_can_measure_is_refused_before_the_training() -> None:
+    config, without_pairs = RewardModel(dataset=Dataset(uri="pvc://c/d"), min_accuracy=0.7), SimpleNamespace(held_out=[])
+    with pytest.raises(DataError, match=r"minAccuracy: 0\.7 needs held-out pairs"):
+        reward._check(config, without_pairs)  # type: ignore[arg-type]  # only this field is read
+    reward._check(config.model_copy(update={"min_accuracy": 0.0}), without_pairs)  # type: ignore[arg-type]
+
+
+def test_the_rows_of_the_gate_are_never_training_rows_of_an_earlier_stage(tmp_path: Path) -> None:
+    facts = {"stopIds": [2], "padId": 0, "statistics": {}}
+
+    def a_dataset(name: str, **splits: int) -> Any:
+        rows = {split: conversations(splits.get(split, 0)) for split in ("train", "eval", "held_out")}
+        return open_dataset(tmp_path / name, write_dataset(tmp_path / name, "conversations", rows, facts), "conversations")
+
+    borrowed = Quantize(max_eval_rows=3)
+    named = Quantize(max_eval_rows=3, eval_dataset=Dataset(uri="pvc://c/d"))
+    with_held_out, without = a_dataset("a", train=4, held_out=9), a_dataset("b", train=6)
+    assert [row.row_id for row in quantize.gate_rows(borrowed, with_held_out)] == ["c0-0", "c0-3", "c0-6"]
+    assert [row.row_id for row in quantize.gate_rows(named, without)] == ["c0-0", "c0-2", "c0-4"]
+    with pytest.raises(DataError, match="0 held-out rows"):
+        quantize.gate_rows(borrowed, without)
 
 
 @pytest.mark.parametrize(

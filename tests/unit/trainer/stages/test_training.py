@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf_api.run_config import InputRef
 from rlhf_trainer.data.order import order
 from rlhf_trainer.errors import ConfigError, DataError, Diverged, GateFailed, InputError, InternalError, Preempted
 from rlhf_trainer.models import export, load
@@ -133,6 +134,24 @@ def test_sft_takes_the_same_steps_however_its_rows_are_batched(shop: Workshop, s
 @pytest.mark.rule("R5", "O3")
 def test_the_reward_model_is_normalised_on_disk(shop: Workshop) -> None:
     reward.run(run := shop.reward(attempt=2, maxSteps=3, minAccuracy=0))
+    assert_normalised(run)
+
+
+@pytest.mark.rule("R5")
+def test_a_reward_model_of_a_reward_model_is_normalised_too(shop: Workshop) -> None:
+    """Its scores begin with the mean of the earlier one taken off, and its file must say the sum of both."""
+    settings: dict[str, Any] = {"maxSteps": 1, "minAccuracy": 0, "learningRate": 1e-9}
+    result = reward.run(given := shop.reward(attempt=5, **settings))
+    for number, normalize in ((6, True), (7, False)):
+        run = shop.reward(attempt=number, normalize=normalize, **settings)
+        inputs = {"init": InputRef(path=f"{run.config.directory[:-1]}5/output", digest=result.output_digest)}
+        reward.run(run := replace(run, config=run.config.model_copy(update={"inputs": inputs})))
+        assert setup.score_mean(run.output / "model") == pytest.approx(setup.score_mean(given.output / "model"), rel=1e-3)
+        assert_normalised(run)
+
+
+def assert_normalised(run: Run) -> None:
+    """The scores of all training answers, by the files alone, have mean 0 and deviation 1."""
     directory = run.output / "model"
     module = ScoreModel(load.load_score_model(directory, torch.float32), mean=setup.score_mean(directory))
     scores = []
