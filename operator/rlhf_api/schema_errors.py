@@ -1,5 +1,7 @@
 """pydantic's errors in the words of the API: what must stand there, and the likely slip of the pen."""
 
+import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -36,7 +38,7 @@ def words_for(model: type[ApiModel], location: Location, details: Mapping[str, A
 def _hint(schema: Schema, value: object) -> str:
     if isinstance(value, str) and "enum" in schema:
         return _did_you_mean(value, [str(option) for option in schema["enum"]])
-    if isinstance(value, str) and schema.get("type") in ("number", "integer") and _is_number(value):
+    if isinstance(value, str) and _would_do(value, schema.get("type")):
         return f", not text: write {value} without quotes"
     return ""
 
@@ -45,20 +47,25 @@ def _unknown_field(owner: type[ApiModel] | None, name: str) -> str:
     if owner is None:
         return "is not a field of the API"
     known = fields_by_alias(owner)
-    if suggestion := _did_you_mean(name, list(known)):
-        return f"is not a field{suggestion}"
-    homes = [
-        alias for alias, (_, field) in known.items() if (inner := nested_model(field.annotation)[0]) and name in fields_by_alias(inner)
-    ]
-    if homes:
+    blocks = {alias: inner for alias, (_, field) in known.items() if (inner := nested_model(field.annotation)[0])}
+    # Certain answers first: what is spelt like `coefficient` (ptxCoefficient) is a worse one than the block that has it (kl).
+    if homes := [alias for alias, inner in blocks.items() if name in fields_by_alias(inner)]:
         return f"is not a field here: it belongs in {' or '.join(homes)}"
-    return f"is not a field; the fields here are {', '.join(known)}"
+    inside = [f"{alias}.{field}" for alias, inner in blocks.items() for field in fields_by_alias(inner)]
+    if exact := [path for path in (*known, *inside) if _letters(path) == _letters(name)]:
+        return f"is not a field: did you mean {exact[0]}?"
+    return "is not a field" + (_did_you_mean(name, list(known)) or f"; the fields here are {', '.join(known)}")
 
 
 def _did_you_mean(name: str, options: list[str]) -> str:
-    by_letters = {option.lower().replace("-", ""): option for option in options}
-    close = get_close_matches(name.lower().replace("_", "").replace("-", ""), by_letters, n=1, cutoff=0.7)
+    by_letters = {_letters(option): option for option in options}
+    close = get_close_matches(_letters(name), by_letters, n=1, cutoff=0.8)
     return f": did you mean {by_letters[close[0]]}?" if close else ""
+
+
+def _letters(name: str) -> str:
+    """A name without what differs between ways to write it: `kl.coefficient`, `kl_coefficient` and `klCoefficient` are one."""
+    return re.sub(r"[-_.]", "", name.lower())
 
 
 def _owner_of(model: type[ApiModel], location: Location) -> tuple[type[ApiModel] | None, str]:
@@ -71,9 +78,10 @@ def _owner_of(model: type[ApiModel], location: Location) -> tuple[type[ApiModel]
     return owner, names[-1] if names else ""
 
 
-def _is_number(text: str) -> bool:
+def _would_do(text: str, kind: str | None) -> bool:
+    """True when a text without its quotes is of the kind that is wanted: `2.5` is no integer, and NaN is nowhere a number."""
     try:
-        float(text)
+        number = float(text)
     except ValueError:
         return False
-    return True
+    return math.isfinite(number) and (kind == "number" or (kind == "integer" and number.is_integer()))

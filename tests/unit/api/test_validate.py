@@ -40,6 +40,25 @@ from tests.support.rules import MODEL, NF4, PPO, PUBLISH, RM, ROWS, SFT, Changes
             {f"{PPO}.clip": 0.1}, "spec.stages[2].clip: 0.1 is not a field here: it belongs in ppo", id="a field one level too high"
         ),
         pytest.param(
+            {f"{PPO}.ppo.coefficient": 0.1},
+            "spec.stages[2].ppo.coefficient: 0.1 is not a field here: it belongs in kl",
+            id="the name of a field in a block goes before one that is spelt like it",
+        ),
+        pytest.param(
+            {f"{PPO}.ppo.klCoefficient": 0.1},
+            "spec.stages[2].ppo.klCoefficient: 0.1 is not a field: did you mean kl.coefficient?",
+            id="a block and its field in one word",
+        ),
+        pytest.param(
+            {"spec.model.lora_rank": 4}, "spec.model.lora_rank: 4 is not a field: did you mean lora.rank?", id="the same with an underscore"
+        ),
+        pytest.param(
+            {f"{NF4}.quantize.maxRows": 4},
+            "spec.stages[3].quantize.maxRows: 4 is not a field; the fields here are model, evalDataset, method, doubleQuant, maxEvalRows, "
+            "maxPerplexityIncrease",
+            id="a name that is not near enough to any",
+        ),
+        pytest.param(
             {"spec.podTemplate": {"hostPID": True}},
             "spec.podTemplate: {'hostPID': True} is not a field; the fields here are profile, model, topology, strategy, seed, storage, "
             "checkpoint, runPolicy, suspend, managedBy, queueName, priorityClassName, rerun, stages",
@@ -49,6 +68,26 @@ from tests.support.rules import MODEL, NF4, PPO, PUBLISH, RM, ROWS, SFT, Changes
             {f"{SFT}.sft.learningRate": "2e-5"},
             "spec.stages[0].sft.learningRate: '2e-5' must be a number, above 0, up to 1, not text: write 2e-5 without quotes",
             id="a number in quotes",
+        ),
+        pytest.param(
+            {f"{SFT}.sft.epochs": "3"},
+            "spec.stages[0].sft.epochs: '3' must be an integer, 1 to 100, not text: write 3 without quotes",
+            id="an integer in quotes",
+        ),
+        pytest.param(
+            {f"{SFT}.sft.epochs": "2.5"},
+            "spec.stages[0].sft.epochs: '2.5' must be an integer, 1 to 100: Passes over the dataset.",
+            id="a fraction in quotes would be no integer without them",
+        ),
+        pytest.param(
+            {f"{SFT}.sft.warmupFraction": "NaN"},
+            "spec.stages[0].sft.warmupFraction: 'NaN' must be a number, 0 to below 1: Part of all optimizer steps spent warming up.",
+            id="NaN in quotes would be text without them",
+        ),
+        pytest.param(
+            {f"{SFT}.sft.warmupFraction": "inf"},
+            "spec.stages[0].sft.warmupFraction: 'inf' must be a number, 0 to below 1: Part of all optimizer steps spent warming up.",
+            id="an infinity in quotes",
         ),
         pytest.param(
             {f"{SFT}.sft.epochs": 0},
