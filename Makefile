@@ -83,8 +83,9 @@ format: setup ## Format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: setup ## Write the CRDs and the golden files anew; the diff is a decision
+golden: setup ## Write the CRDs, docs/fields.md and the golden files anew; the diff is a decision
 	$(BIN)/python -m rlhf_api.crd.render
+	$(BIN)/python -m rlhf_api.crd.manual > docs/fields.md
 	cp crds/*.rlhf.dev.yaml charts/rlhf-operator/crds/
 	cp crds/rlhfjob-changes.yaml crds/optional/profile-limits.yaml charts/rlhf-operator/policies/
 	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli $(UNIT)/operator/test_metrics.py

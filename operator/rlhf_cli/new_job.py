@@ -27,7 +27,7 @@ HEAD = """\
 #   rlhf validate FILE      is it correct?
 #   rlhf plan FILE          which strategy, how much memory, how many steps?
 #   rlhf run FILE{claim}      train it here; on a cluster: kubectl apply -f FILE
-# Every field with its default and range: kubectl explain rlhfjob.spec --recursive, or docs/guide.md.
+# Every field with its default and range: docs/fields.md; on a cluster: kubectl explain rlhfjob.spec --recursive.
 apiVersion: rlhf.dev/v1alpha1
 kind: RLHFJob
 metadata: {{name: {quoted_name}}}

@@ -73,12 +73,21 @@ def _description(model: type[ApiModel], field: FieldInfo, shape: Schema) -> str:
     if field.is_required():
         ending = "Required."
     elif has_default(field):
-        ending = "" if isinstance(field.default, ApiModel) else f"Default: {_in_words(_wire_default(field.default))}."
+        ending = f"Default: {words}." if (words := default_words(field)) else ""
     else:
         ending = "No default."
     words = range_words(shape)
     bounds = f"{'One of' if 'enum' in shape else 'Range'}: {words}." if words else ""
     return " ".join(part for part in (field.description, ending, bounds) if part)
+
+
+def default_words(field: FieldInfo) -> str:
+    """The default for a reader: `required`, a value, `–` for none; empty where the fields inside have defaults of their own."""
+    if field.is_required():
+        return "required"
+    if not has_default(field):
+        return "–"
+    return "" if isinstance(field.default, ApiModel) else _in_words(_wire_default(field.default))
 
 
 def has_default(field: FieldInfo) -> bool:
