@@ -40,7 +40,8 @@ def _install(packages: list[str]) -> None:
         raise RuntimeError(f"missing {', '.join(packages)}, and there is no apt-get to install them with")
     print(f"installing {', '.join(packages)} from Debian", file=sys.stderr, flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update", "-q"], ["apt-get", "install", "-q", "-y", "--no-install-recommends", *packages]):
+    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=300"]
+    for command in (["apt-get", "update", "-q"], [*install, *packages]):
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}")
