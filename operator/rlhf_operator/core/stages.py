@@ -211,14 +211,18 @@ def _is_unseen(observed: Observed, own: StageStatus) -> bool:
 
 def _may_start(observed: Observed, walked: Walk) -> bool:
     """New attempts are allowed: the job is accepted, has a slot, and no stage has failed."""
-    has_begun = any(stage.attempt for stage in walked.status.stages)
     has_failed = any(stage.phase is StagePhase.FAILED for stage in walked.status.stages)
-    return walked.refusal is None and (observed.has_slot or has_begun) and not has_failed
+    return walked.refusal is None and _has_slot(observed, walked) and not has_failed
+
+
+def _has_slot(observed: Observed, walked: Walk) -> bool:
+    """The job counts as running already, or may begin to. One that was suspended or run again has given its slot back."""
+    return observed.has_slot or any(map(open_attempt, walked.status.stages))
 
 
 def _refused_wait(observed: Observed, walked: Walk) -> Wait | None:
-    """A job that waits for its namespace says so; once, on Prepare."""
-    if observed.has_slot or walked.refusal is not None or any(stage.attempt for stage in walked.status.stages) or walked.waits:
+    """A job that waits for its namespace says so; once, on the first stage that could start."""
+    if _has_slot(observed, walked) or walked.refusal is not None or walked.waits:
         return None
     return Wait(names.CONDITION_QUOTA_RESERVED, names.REASON_CONCURRENCY_LIMIT, "the namespace runs as many jobs as the profile allows")
 

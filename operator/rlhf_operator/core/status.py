@@ -30,6 +30,16 @@ def is_over(status: JobStatus) -> bool:
     )
 
 
+def holds_slot(status: JobStatus) -> bool:
+    """The job counts towards `maxRunningJobsPerNamespace`: it has begun, is neither over nor suspended, and does not wait for a slot.
+
+    By its phase, not by its open attempts: between two attempts it keeps its slot.
+    """
+    has_begun = any(stage.attempt for stage in status.stages)
+    waits = any(condition.reason == names.REASON_CONCURRENCY_LIMIT for condition in status.conditions)
+    return has_begun and not waits and status.phase not in (JobPhase.SUCCEEDED, JobPhase.FAILED, JobPhase.SUSPENDED)
+
+
 def of_refused(observed: Observed, refusal: Refusal, now: datetime) -> JobStatus:
     """The status of a job whose manifest cannot even be read: only the Accepted condition says something."""
     answers = {names.CONDITION_ACCEPTED: (False, refusal.reason, refusal.message)}

@@ -45,9 +45,9 @@ class Handlers:
         old = self.known.put(key, seen)
         if kind is None:
             self.slots.listed()
-        self._count(key, seen)
+        self._count(key, old, seen)
         if _is_news(old, seen):
-            is_waiting = not seen.has_begun and self.slots.is_full(key[0], seen.profile)
+            is_waiting = not seen.is_running and self.slots.is_full(key[0], seen.profile)
             self.queue.add(key, Lane.LOW if kind is None or is_waiting else Lane.NORMAL)
 
     def on_job(self, event: Mapping[str, Any]) -> None:
@@ -83,10 +83,11 @@ class Handlers:
             for key in self.known.waiting_for(name):
                 self.queue.add(key, Lane.LOW)
 
-    def _count(self, key: Key, seen: Seen) -> None:
+    def _count(self, key: Key, old: Seen | None, seen: Seen) -> None:
+        """Only an end frees a slot: what an event shows of a job that does not run may be older than the slot it has just taken."""
         if seen.is_running:
             self.slots.hold(key, seen.profile)
-        elif seen.has_begun:
+        elif old is not None and old.is_running:
             self._start(self.slots.free(key))
 
     def _start(self, keys: list[Key]) -> None:

@@ -27,6 +27,10 @@ class Seen:
     phase: str
     has_begun: bool
     """A stage has an attempt."""
+    is_resting: bool
+    """Over, and its newest generation was looked at, or to be suspended: it starts nothing, and needs no slot for that."""
+    waits_for_slot: bool
+    """It has begun before, and was suspended or run again: now it waits like a new job."""
     is_settled: bool
     """Over, its newest generation was looked at, and no time to live runs: only a change brings work."""
     stalls: tuple[str, ...]
@@ -34,8 +38,8 @@ class Seen:
 
     @property
     def is_running(self) -> bool:
-        """It counts towards `maxRunningJobsPerNamespace`."""
-        return self.has_begun and self.phase not in (*_OVER, "Suspended")
+        """It counts towards `maxRunningJobsPerNamespace`: what `status.holds_slot` says of a status that can be read."""
+        return self.has_begun and not self.waits_for_slot and self.phase not in (*_OVER, "Suspended")
 
 
 def read_seen(body: Mapping[str, Any]) -> Seen:
@@ -51,6 +55,8 @@ def read_seen(body: Mapping[str, Any]) -> Seen:
         profile=str(spec.get("profile", "")),
         phase=phase,
         has_begun=any(stage.get("attempt") for stage in stages),
+        is_resting=is_over or bool(spec.get("suspend")),
+        waits_for_slot=any(condition.get("reason") == names.REASON_CONCURRENCY_LIMIT for condition in status.get("conditions", ())),
         is_settled=is_over and spec.get("runPolicy", {}).get("ttlSecondsAfterFinished") is None,
         stalls=tuple(stage["reason"] for stage in stages if stage.get("reason") and stage.get("phase") not in ("Failed", "Restarting")),
     )
@@ -77,8 +83,8 @@ class Known:
         self._seen.pop(key, None)
 
     def waiting_for(self, profile: str) -> list[Key]:
-        """Jobs of a profile that have not begun: an edit of it may be what they wait for."""
-        return [key for key, seen in self._seen.items() if seen.profile == profile and not (seen.has_begun or seen.is_settled)]
+        """Jobs of a profile that do not run: an edit of it may be what they wait for."""
+        return [key for key, seen in self._seen.items() if seen.profile == profile and not (seen.is_running or seen.is_settled)]
 
     def num_running(self, profile: str) -> int:
         """Jobs of a profile that run, in all namespaces."""

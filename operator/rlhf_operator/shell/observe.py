@@ -63,6 +63,8 @@ class Soft:
     has_slot: bool = True
     has_begun: bool = False
     """A stage has an attempt, or its first Job was created."""
+    is_running: bool = False
+    """It counts towards the limit of its namespace."""
     taken: ProfileObject | None = None
     """The profile whose snapshot this process created, until the status says so."""
     claim: LiveClaim | None = None

@@ -14,7 +14,7 @@ from rlhf_api.status import JobStatus, StagePhase
 from rlhf_operator.core.decide import decide
 from rlhf_operator.core.manifests.job import compare
 from rlhf_operator.core.model import Action, ApplyError, Create, EventRecord, Observed, Plan, Reading, Settings
-from rlhf_operator.core.status import is_over
+from rlhf_operator.core.status import holds_slot, is_over
 from rlhf_operator.shell.decision_log import tell
 from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeApi, NotFound, Throttled
 from rlhf_operator.shell.observe import Soft, Target, observe
@@ -115,9 +115,9 @@ class Reconciler:
         """Whether the job's namespace has room for one more running job."""
         self._soft.setdefault(key, Soft()).has_slot = has_slot
 
-    def has_begun(self, key: Key) -> bool:
-        """Whether a stage of the job has an attempt, as far as this process knows."""
-        return key in self._soft and self._soft[key].has_begun
+    def is_running(self, key: Key) -> bool:
+        """Whether the job counts towards the limit of its namespace, as the last round that went well left it."""
+        return key in self._soft and self._soft[key].is_running
 
     def knows(self, key: Key) -> bool:
         """False for a job that does not exist, as the last round found."""
@@ -230,6 +230,7 @@ def _remember(soft: Soft, status: JobStatus, plan: Plan) -> None:
     """What the process keeps of a round that went well."""
     starts = any(isinstance(action, Create) and action.kind == "Job" for action in plan.after)
     soft.has_begun = starts or any(stage.attempt for stage in status.stages)
+    soft.is_running = starts or holds_slot(status)
     if is_over(status):
         soft.forget_contents()
     soft.running = frozenset(stage.name for stage in status.stages if stage.phase is StagePhase.RUNNING)

@@ -63,14 +63,13 @@ class Slots:
         self._waiting.get(place, {}).pop(key, None)
 
     def free(self, key: Key) -> list[Key]:
-        """The job does not run any more, or did not start after all. Returns the keys that may start in its place."""
-        for waiting in self._waiting.values():
-            waiting.pop(key, None)
+        """The job neither runs nor waits any more, or did not start after all. Returns the keys that may start in its place."""
+        left = [place for place, waiting in self._waiting.items() if waiting.pop(key, None) is not None]
         place = self._places.pop(key, None)
-        if place is None:
-            return []
-        self._holders[place].discard(key)
-        return self._next(place)
+        if place is not None:
+            self._holders[place].discard(key)
+            left.append(place)
+        return [other for place in left for other in self._next(place)]  # who was named and does not want it passes it on
 
     def is_full(self, namespace: str, profile: str) -> bool:
         """A job that comes now will have to wait."""

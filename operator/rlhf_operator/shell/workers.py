@@ -70,16 +70,16 @@ class Workers:
         if not key[0]:
             await self._profile_round(key)
             return
-        wait = 0.0 if self._has_begun(key) else self.slots.seconds_until_known()
+        wait = 0.0 if self._is_running(key) else self.slots.seconds_until_known()
         if wait > 0:
             self.queue.add_after(key, wait, Lane.LOW)  # nothing new starts before it is known what runs
             return
-        took = self._ask_for_slot(key)
+        holds = self._ask_for_slot(key)
         seconds = await self.reconciler.reconcile(key)
         self.queue.forget(key)
         if self.reconciler.has_failed(key):
             self._count_retry(key)
-        if took and not self.reconciler.has_begun(key):
+        if holds and not self._is_running(key):
             self._start(self.slots.free(key))
         if not self.reconciler.knows(key):
             self.known.drop(key)  # also when its deletion fell into a gap of the watch
@@ -98,18 +98,20 @@ class Workers:
             self.queue.retry(key, Lane.LOW)
 
     def _ask_for_slot(self, key: Key) -> bool:
-        """Tell the round whether the job may begin. True: it holds a slot that it has to give back unless it begins."""
+        """Tell the round whether the job may begin. True: it holds a slot that it has to give back unless it runs afterwards."""
         seen = self.known.get(key)
-        if seen is None or self._has_begun(key):
+        if seen is None or self._is_running(key):
             self.reconciler.set_slot(key, has_slot=True)
-            return False
-        has_slot = self.slots.take(key, seen.profile, seen.created)
+            return seen is not None
+        if seen.is_resting:
+            self._start(self.slots.free(key))
+        has_slot = not seen.is_resting and self.slots.take(key, seen.profile, seen.created)
         self.reconciler.set_slot(key, has_slot=has_slot)
         return has_slot
 
-    def _has_begun(self, key: Key) -> bool:
+    def _is_running(self, key: Key) -> bool:
         seen = self.known.get(key)
-        return (seen is not None and seen.has_begun) or self.reconciler.has_begun(key)
+        return (seen is not None and seen.is_running) or self.reconciler.is_running(key)
 
     def _look_again(self, key: Key, seconds: float | None) -> None:
         if seconds is not None:  # a timer is a look that nobody waits for; a repetition at once is not

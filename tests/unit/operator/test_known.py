@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from rlhf_api.status import Condition, JobStatus, StageStatus
+from rlhf_operator.core.status import holds_slot
 from rlhf_operator.shell.known import Known, read_seen
 
 
@@ -20,10 +22,15 @@ def a_job(name: str = "chat", **status: Any) -> dict[str, Any]:
         ({"phase": "Suspended", "stages": [{"attempt": 1}]}, False),
         ({"phase": "Succeeded", "stages": [{"attempt": 1}]}, False),
         ({"phase": "Pending", "stages": [{"attempt": 0}]}, False),
+        ({"phase": "Starting", "stages": [{"attempt": 1}], "conditions": [{"type": "Stalled", "reason": "Backoff"}]}, True),
+        ({"phase": "Pending", "stages": [{"attempt": 1}], "conditions": [{"type": "QuotaReserved", "reason": "ConcurrencyLimit"}]}, False),
     ],
 )
 def test_a_job_runs_from_its_first_attempt_to_its_end(status: dict[str, Any], is_running: bool) -> None:
     assert read_seen(a_job(**status)).is_running is is_running
+    stages = tuple(StageStatus(name="sft", type="SFT", attempt=stage["attempt"]) for stage in status.get("stages", ()))
+    conditions = tuple(Condition(type=found["type"], status="True", reason=found["reason"]) for found in status.get("conditions", ()))
+    assert holds_slot(JobStatus(phase=status.get("phase", "Pending"), stages=stages, conditions=conditions)) is is_running
 
 
 def test_phases_and_stalls_are_counted() -> None:
