@@ -137,7 +137,11 @@ class Stage(ApiModel):
         (), exclude_if=is_empty, max_length=9, description="Earlier stages to wait for in addition to those named as inputs."
     )
     strategy: Strategy | None = Field(None, description="Replaces spec.strategy for this stage.")
-    topology: Topology | None = Field(None, description="Replaces spec.topology as a whole. Quantize: one node; Publish: none.")
+    topology: Topology | None = Field(
+        None,
+        description="Replaces spec.topology as a whole. Quantize: one process on one node, also when unset, on a GPU if spec.topology has any; "
+        "Publish: none.",
+    )
     run_policy: StageRunPolicy | None = Field(None, description="Replaces single values of spec.runPolicy for this stage.")
     sft: SFT | None = Field(None, description="Settings of a stage of type SFT.")
     reward_model: RewardModel | None = Field(None, description="Settings of a stage of type RewardModel.")

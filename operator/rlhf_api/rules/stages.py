@@ -1,5 +1,7 @@
 """Rules about one stage and about the block of each stage type."""
 
+from collections.abc import Iterator
+
 from rlhf_api.rules.base import Rule, implies, rule
 from rlhf_api.stages import PPO, SFT, Publish, Quantize, RewardModel, Stage, StageType, block_field
 
@@ -17,6 +19,19 @@ def _block_rule(stage_type: StageType, attribute: str) -> Rule:
         f"{block} is required for type {stage_type} and allowed for no other type",
         lambda it: (it.type == stage_type) == (getattr(it, attribute) is not None),
     )
+
+
+def _find_wide_quantize(stage: Stage) -> Iterator[str]:
+    """What makes a Quantize stage wider than the one process that measures and packs the weights."""
+    topology = stage.topology
+    if stage.type != StageType.QUANTIZE or topology is None:
+        return
+    if topology.nodes > 1:
+        yield "topology.nodes"
+    if topology.gpus_per_node > 1:
+        yield "topology.gpusPerNode"
+    if (topology.processes_per_node or 1) > 1:
+        yield "topology.processesPerNode"
 
 
 STAGE_RULES = (
@@ -39,12 +54,13 @@ STAGE_RULES = (
         "a Publish stage runs on one CPU pod: it takes no topology",
         lambda it: it.type != StageType.PUBLISH or it.topology is None,
     ),
-    rule(
+    Rule(
         Stage,
-        "topology.nodes",
-        "self.type != 'Quantize' || !has(self.topology) || self.topology.nodes == 1",
-        "a Quantize stage runs on one node",
-        lambda it: it.type != StageType.QUANTIZE or it.topology is None or it.topology.nodes == 1,
+        "",
+        "self.type != 'Quantize' || !has(self.topology) || (self.topology.nodes == 1 && self.topology.gpusPerNode <= 1 && "
+        "(!has(self.topology.processesPerNode) || self.topology.processesPerNode == 1))",
+        "a Quantize stage runs one process on one node: nodes 1, gpusPerNode at most 1, processesPerNode unset or 1",
+        _find_wide_quantize,
     ),
     rule(
         Stage,

@@ -27,7 +27,7 @@ CASES: Cases = {
         {f"{PUBLISH}.topology": {"gpusPerNode": 0}},
         f"{PUBLISH}.topology",
     ),
-    "a Quantize stage runs on one node": (
+    "a Quantize stage runs one process on one node: nodes 1, gpusPerNode at most 1, processesPerNode unset or 1": (
         {f"{NF4}.topology": {"gpusPerNode": 1}},
         {f"{NF4}.topology": {"nodes": 2, "gpusPerNode": 1}},
         f"{NF4}.topology.nodes",

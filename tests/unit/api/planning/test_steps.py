@@ -66,5 +66,12 @@ def test_a_stage_with_its_own_topology_counts_its_own_workers() -> None:
     assert problems(a_spec(topology={"nodes": 2, "gpusPerNode": 4}, stages=[small])) == []
 
 
+@pytest.mark.parametrize("topology", [{"nodes": 4, "gpusPerNode": 8}, {"gpusPerNode": 0, "processesPerNode": 8}])
+def test_a_quantize_stage_inherits_no_more_than_one_process(topology: dict[str, object]) -> None:
+    spec = a_spec(topology=topology, stages=[an_sft(), {"name": "nf4", "type": "Quantize", "quantize": {}}])
+    own = steps.topology_of(spec, spec.stages[1])
+    assert (own.world_size, own.gpus_per_node) == (1, min(1, spec.topology.gpus_per_node))
+
+
 def test_one_worker_shares_with_nobody() -> None:
     assert problems(a_spec(stages=[an_sft(globalBatchSize=13)])) == []
