@@ -183,13 +183,13 @@ class TestSecrets:
         rig.wait(30)
         assert rig.condition("Accepted")[0] == "True"
         volumes = rig.job("prepare")["spec"]["template"]["spec"]["volumes"]
-        assert {"name": "secret-token", "secret": {"secretName": "token"}} in volumes
+        assert {"name": "secret-0", "secret": {"secretName": "token"}} in volumes
 
     def test_only_prepare_and_publish_mount_it(self) -> None:
         rig = Rig(self.spec(), self.profile)
         rig.store.create("Secret", "team-a", {"metadata": {"name": "token", "labels": {"rlhf.dev/use": "true"}}})
         rig.succeed("prepare")
-        assert "secret-token" not in str(rig.job("sft")["spec"]["template"]["spec"]["volumes"])
+        assert "secretName" not in str(rig.job("sft")["spec"]["template"]["spec"]["volumes"])
 
 
 def test_a_foreign_claim_of_our_name_is_not_adopted() -> None:

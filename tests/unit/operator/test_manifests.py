@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from typing import Any
 
 import pytest
@@ -168,6 +169,20 @@ class TestPod:
             for stage in ("prepare", "sft", "publish")
         }
         assert mounts == {"prepare": [("/claims/models", True)], "sft": [], "publish": [("/claims/shop", False)]}
+
+    def test_names_of_claims_and_secrets_may_be_longer_than_a_volumes_and_have_dots(self) -> None:
+        dataset = {"uri": "https://example.com/rows.jsonl", "sha256": "0" * 64, "secretName": "s" * 63}
+        spec = one_stage(model={"size": "1M", "source": {"uri": "pvc://models.team-a/base"}})
+        spec["stages"][0]["sft"]["dataset"] = dataset
+        allowed = {"sources": {"allow": ["pvc://", "https://example.com/"]}, "storage": {"allowExistingClaims": True}}
+        rig = Rig(spec, {**PROFILE, **allowed})
+        rig.store.create("Secret", "team-a", {"metadata": {"name": "s" * 63, "labels": {"rlhf.dev/use": "true"}}})
+        rig.settle()
+        pod = pod_spec(rig, "prepare")
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert (mounts["claim-0"], mounts["secret-0"]) == ("/claims/models.team-a", "/etc/rlhf/secrets/" + "s" * 63)
+        assert {volume["name"] for volume in pod["volumes"]} == set(mounts)
+        assert all(re.fullmatch("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", name) for name in mounts)
 
 
 class TestRun:

@@ -86,7 +86,14 @@ def _pod_spec(
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [container],
-        "volumes": [*_volumes(rules, claim), *(_secret_volume(name) for name in secrets), *(_claim_volume(name, stage) for name in claims)],
+        "volumes": [
+            *_volumes(rules, claim),
+            *({"name": f"secret-{number}", "secret": {"secretName": name}} for number, name in enumerate(secrets)),
+            *(
+                {"name": f"claim-{number}", "persistentVolumeClaim": {"claimName": name, "readOnly": stage.stage is None}}
+                for number, name in enumerate(claims)
+            ),
+        ],
     }
     optional = {
         "nodeSelector": dict(scheduling.node_selector),
@@ -120,8 +127,15 @@ def _container(observed: Observed, stage: StageSpec, attempt: int, run: bytes) -
             {"name": "work", "mountPath": names.PATH_WORKSPACE},
             {"name": "tmp", "mountPath": "/tmp"},
             {"name": "run", "mountPath": "/etc/rlhf", "readOnly": True},
-            *({"name": f"secret-{name}", "mountPath": f"{names.PATH_SECRETS}/{name}", "readOnly": True} for name in secrets),
-            *({"name": f"claim-{name}", "mountPath": f"{names.PATH_CLAIMS}/{name}", "readOnly": stage.stage is None} for name in claims),
+            # Volumes are numbered: the names of Secrets and claims may be longer than a volume's, and have dots.
+            *(
+                {"name": f"secret-{number}", "mountPath": f"{names.PATH_SECRETS}/{name}", "readOnly": True}
+                for number, name in enumerate(secrets)
+            ),
+            *(
+                {"name": f"claim-{number}", "mountPath": f"{names.PATH_CLAIMS}/{name}", "readOnly": stage.stage is None}
+                for number, name in enumerate(claims)
+            ),
         ],
     }
 
@@ -188,11 +202,3 @@ def _volumes(rules: ProfileSpec, claim: str) -> list[Body]:
         {"name": "work", "persistentVolumeClaim": {"claimName": claim}},
         {"name": "run", "downwardAPI": {"items": [run]}},
     ]
-
-
-def _secret_volume(name: str) -> Body:
-    return {"name": f"secret-{name}", "secret": {"secretName": name}}
-
-
-def _claim_volume(name: str, stage: StageSpec) -> Body:
-    return {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": stage.stage is None}}
