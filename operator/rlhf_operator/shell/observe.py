@@ -4,27 +4,23 @@ A 404 is an answer; every other error aborts the reconcile, because nothing is d
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
-
-from pydantic import ValidationError
 
 from rlhf_api import names
 from rlhf_api.base import canonical_json, digest
 from rlhf_api.job import RLHFJobSpec
 from rlhf_api.problems import Problem
 from rlhf_api.profile import ProfileSpec
-from rlhf_api.status import JobStatus, StagePhase
+from rlhf_api.status import StagePhase
 from rlhf_api.validate import find_unsupported, read_job
 from rlhf_operator.core import live, rerun, stages, stall
 from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
 from rlhf_operator.core.manifests import volume
 from rlhf_operator.core.model import ApplyError, Observed, ProfileObject, Reading, Settings, open_attempt
 from rlhf_operator.core.specs import StageSpec, secrets_of, stages_of
-from rlhf_operator.shell import reads
+from rlhf_operator.shell import reads, stored_status
 from rlhf_operator.shell.kube import Forbidden, KubeApi, Object
 
 
@@ -98,6 +94,7 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
     Raises:
         NotFound: there is no such job.
         ApiError: a read failed; nothing may be decided.
+        stored_status.UnreadableStatus: nothing may be decided either.
     """
     body = await api.get(names.KIND_JOB, namespace, name)
     soft.belong_to(body["metadata"]["uid"])
@@ -133,7 +130,7 @@ def _of_job(body: Object, soft: Soft, settings: Settings) -> Observed:
         is_being_deleted="deletionTimestamp" in metadata,
         spec=soft.parsed[1],
         problems=soft.parsed[2],
-        status=_status(body.get("status", {})),
+        status=stored_status.read(body),
         settings=settings,
         made_uids=dict(soft.made_uids),
         progress=dict(soft.readings),
@@ -145,14 +142,6 @@ def _parse(body: Object) -> tuple[RLHFJobSpec | None, tuple[Problem, ...]]:
     wire = {key: value for key, value in body.items() if key != "status"}
     job, problems = read_job(wire)
     return (None, tuple(problems)) if job is None else (job.spec, tuple(find_unsupported(job)))
-
-
-def _status(wire: Mapping[str, Any]) -> JobStatus:
-    """The status; an unreadable one is as good as none, because everything in it but history can be observed again."""
-    try:
-        return JobStatus.from_wire(wire)
-    except ValidationError:
-        return JobStatus()
 
 
 async def _jobs(api: KubeApi, observed: Observed, soft: Soft) -> tuple[LiveJob, ...]:
