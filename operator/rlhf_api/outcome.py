@@ -7,10 +7,15 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationError
 
+from rlhf_api import names
 from rlhf_api.base import ApiModel, Digest, Int, Number, ObservedModel, RelativePath, StageName, Timestamp, canonical_json
 
 MAX_TERMINATION_BYTES = 4096  # Kubernetes keeps no more
 MAX_PROGRESS_BYTES = 16384
+MAX_INTEGER = 2**53 - 1
+"""The largest count a pod may report: beyond it JSON readers round, and beyond 64 bits the API server refuses the status that has it."""
+_KEPT_CHARACTERS = 512
+"""What a status shows of a report's words: they are not cut below this while there are metrics to leave out."""
 
 
 class ExitCode(IntEnum):
@@ -126,7 +131,7 @@ class CheckpointRef(ObservedModel):
     """A complete checkpoint."""
 
     path: RelativePath
-    step: Int = Field(ge=0)
+    step: Int = Field(ge=0, le=MAX_INTEGER)
     digest: Digest
     time: Timestamp | None = None
 
@@ -139,8 +144,8 @@ class TerminationMessage(ObservedModel):
     exit_code: Int = Field(ge=0, le=255)
     message: str = ""
     hint: str | None = None
-    rank: Int | None = Field(None, ge=0)
-    step: Int | None = Field(None, ge=0)
+    rank: Int | None = Field(None, ge=0, le=MAX_INTEGER)
+    step: Int | None = Field(None, ge=0, le=MAX_INTEGER)
     checkpoint: CheckpointRef | None = None
     resumed_from: CheckpointRef | None = None
     output_digest: Digest | None = None
@@ -155,27 +160,35 @@ class TerminationMessage(ObservedModel):
             return None
 
     def encode(self, max_bytes: int = MAX_TERMINATION_BYTES) -> bytes:
-        """JSON of at most `max_bytes`: first `hint` is cut, then `message`, then metrics are left out.
+        """JSON of at most `max_bytes`: first `hint` is cut, then `message`, both no shorter than a status shows; then metrics are left out,
+        those that nobody looks for first; then the texts go as well.
 
         Raises:
             ValueError: nothing is left to cut.
         """
-        fitting = self
-        for name in ("hint", "message"):
-            fitting = fitting._with_cut(name, max_bytes)
-        if len(fitting.to_bytes()) > max_bytes:
-            fitting = fitting.model_copy(update={"metrics": {}})
+        fitting = self._with_cut("hint", max_bytes, _KEPT_CHARACTERS)._with_cut("message", max_bytes, _KEPT_CHARACTERS)
+        fitting = fitting._with_fewer_metrics(max_bytes)
+        fitting = fitting._with_cut("hint", max_bytes, 0)._with_cut("message", max_bytes, 0)
         if len(encoded := fitting.to_bytes()) > max_bytes:
             raise ValueError(f"a termination message of {len(encoded)} bytes cannot be cut to {max_bytes}")
         return encoded
 
-    def _with_cut(self, name: str, max_bytes: int) -> Self:
-        """This message, with one text shortened by as much as the whole is too long."""
+    def _with_cut(self, name: str, max_bytes: int, shortest: int) -> Self:
+        """This message, with one text shortened by as much as the whole is too long, but not below that many characters."""
         text: str = getattr(self, name) or ""
         cut = self
-        while (excess := len(cut.to_bytes()) - max_bytes) > 0 and text:
-            text = text[: max(0, len(text) - max(1, excess // 4))]  # a character is up to 4 bytes, more when escaped
+        while (excess := len(cut.to_bytes()) - max_bytes) > 0 and len(text) > shortest:
+            text = text[: max(shortest, len(text) - max(1, excess // 4))]  # a character is up to 4 bytes, more when escaped
             cut = self.model_copy(update={name: text or ("" if name == "message" else None)})
+        return cut
+
+    def _with_fewer_metrics(self, max_bytes: int) -> Self:
+        """This message without as many metrics as it is too long: headline ones stay longest."""
+        kept = sorted(self.metrics, key=lambda name: (name not in names.HEADLINE_METRICS, name))
+        cut = self
+        while (excess := len(cut.to_bytes()) - max_bytes) > 0 and kept:
+            del kept[-max(1, excess // 256) :]  # hardly any is longer
+            cut = self.model_copy(update={"metrics": {name: self.metrics[name] for name in kept}})
         return cut
 
 
@@ -185,12 +198,12 @@ class ProgressDocument(ObservedModel):
     version: Literal[1] = 1
     job_uid: str = Field(max_length=64)
     stage: StageName
-    attempt: Int = Field(ge=1)
+    attempt: Int = Field(ge=1, le=MAX_INTEGER)
     state: Literal["loading", "rollout", "training", "evaluating", "saving", "finishing"]
-    step: Int = Field(0, ge=0)
-    total_steps: Int | None = Field(None, ge=0)
+    step: Int = Field(0, ge=0, le=MAX_INTEGER)
+    total_steps: Int | None = Field(None, ge=0, le=MAX_INTEGER)
     percent: Number = Field(0.0, ge=0, le=100)
-    eta_seconds: Number | None = Field(None, ge=0)
+    eta_seconds: Number | None = Field(None, ge=0, le=MAX_INTEGER)
     update_time: Timestamp | None = None
     metrics: dict[str, Number] = Field({})
     checkpoint: CheckpointRef | None = None

@@ -6,7 +6,7 @@ The Job and its pods come in; an `OutputStatus` goes out, or the ending of an at
 from dataclasses import dataclass
 
 from rlhf_api import names
-from rlhf_api.outcome import Outcome, TerminationMessage
+from rlhf_api.outcome import MAX_INTEGER, Outcome, TerminationMessage
 from rlhf_api.status import OutputStatus
 from rlhf_operator.core import failure
 from rlhf_operator.core.failure import Ending
@@ -45,8 +45,13 @@ def judge(job: LiveJob, pods: tuple[LivePod, ...]) -> Proven | Ending | None:
             report=report,
         )
     path = f"{names.attempt_directory(job.stage, job.attempt)}/{names.DIR_OUTPUT}"
+    return Proven(OutputStatus(path=path, digest=report.output_digest, size_bytes=_size(report)), report)
+
+
+def _size(report: TerminationMessage) -> int | None:
+    """How large the output is, if the report says something that can be a size. The proof does not depend on it."""
     size = report.metrics.get(OUTPUT_BYTES)
-    return Proven(OutputStatus(path=path, digest=report.output_digest, size_bytes=None if size is None else int(size)), report)
+    return int(size) if size is not None and 0 <= size <= MAX_INTEGER else None
 
 
 def _what_is_wrong(pod: LivePod, report: TerminationMessage | None) -> str:

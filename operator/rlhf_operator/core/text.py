@@ -1,12 +1,15 @@
 """Text from pods, servers and users on its way into a status: data, never markup. Control characters go, length is cut."""
 
 import math
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from rlhf_api import names
 from rlhf_api.outcome import CheckpointRef
 from rlhf_api.status import MAX_METRICS, MAX_STAGE_MESSAGE, CheckpointStatus, Metric
+
+_CHECKPOINT = re.compile(rf"{names.DIR_STAGES}/[a-z]([-a-z0-9]{{0,13}}[a-z0-9])?/r[1-9][0-9]{{0,8}}/{names.DIR_CHECKPOINTS}/[0-9]{{1,16}}")
 
 
 def clean(text: str, limit: int = MAX_STAGE_MESSAGE) -> str:
@@ -16,17 +19,22 @@ def clean(text: str, limit: int = MAX_STAGE_MESSAGE) -> str:
 
 
 def metrics(values: Mapping[str, float]) -> tuple[Metric, ...]:
-    """The finite figures, headline ones first, then by name; as many as a status holds."""
+    """The finite figures, headline ones first, then by name; as many as a status holds, each name once."""
     names_in_order = sorted(values, key=lambda name: (name not in names.HEADLINE_METRICS, name))
-    finite = ((clean(name, 63), values[name]) for name in names_in_order if math.isfinite(values[name]))
-    return tuple(Metric(name=name, value=value) for name, value in finite)[:MAX_METRICS]
+    found: dict[str, float] = {}
+    for name in names_in_order:
+        if math.isfinite(values[name]) and (cleaned := clean(name, 63)):
+            found.setdefault(cleaned, values[name])  # the name is a key in the status: a second one would be refused, and all with it
+    return tuple(Metric(name=name, value=value) for name, value in found.items())[:MAX_METRICS]
 
 
 def checkpoint(reference: CheckpointRef | None) -> CheckpointStatus | None:
-    """A checkpoint that a pod reported; None when its path could not be one of ours."""
-    if reference is None or len(reference.path) > 256 or ".." in reference.path.split("/"):
+    """A checkpoint that a pod reported; None when its path could not be one of ours: `stages/<stage>/r<N>/checkpoints/<step>`."""
+    if reference is None or _CHECKPOINT.fullmatch(reference.path) is None:
         return None
-    return CheckpointStatus(path=reference.path, step=reference.step, digest=reference.digest, time=reference.time)
+    # A year that the API's format does not have: the checkpoint counts without it.
+    time = reference.time if reference.time is not None and 1970 <= reference.time.year < 9999 else None
+    return CheckpointStatus(path=reference.path, step=reference.step, digest=reference.digest, time=time)
 
 
 def newer(known: CheckpointStatus | None, reported: CheckpointStatus | None) -> CheckpointStatus | None:

@@ -109,6 +109,27 @@ def test_the_hint_is_cut_before_the_message() -> None:
     assert len(parsed.hint) > 2500
 
 
+def test_the_reason_survives_many_metrics_and_so_do_those_that_people_look_for() -> None:
+    """A gate that failed says by how much; two hundred figures of a long evaluation must not push that out."""
+    metrics = {f"a_figure_of_some_length_{number:03}": number / 7 for number in range(200)} | {"perplexity_increase": 0.31}
+    words = {"message": "perplexity rose by 31 %, above maxPerplexityIncrease 5 %", "hint": "use more calibration rows"}
+    message = TerminationMessage(outcome=Outcome.GATE_FAILED, exit_code=77, metrics=metrics, **words)
+    parsed = TerminationMessage.parse(message.encode().decode())
+    assert parsed is not None
+    assert (parsed.message, parsed.hint) == (words["message"], words["hint"])
+    assert parsed.metrics["perplexity_increase"] == 0.31
+    assert len(parsed.metrics) > 50
+
+
+def test_long_words_and_many_metrics_share_the_room() -> None:
+    metrics = {f"a_figure_of_some_length_{number:03}": number / 7 for number in range(200)}
+    message = TerminationMessage(outcome=Outcome.GATE_FAILED, exit_code=77, metrics=metrics, message="m" * 5000, hint="h" * 5000)
+    parsed = TerminationMessage.parse(message.encode().decode())
+    assert parsed is not None
+    assert (len(parsed.message), len(parsed.hint or "")) == (512, 512)
+    assert parsed.metrics
+
+
 def test_a_message_that_cannot_be_cut_is_refused() -> None:
     with pytest.raises(ValueError, match="cannot be cut to 50"):
         TerminationMessage(outcome=Outcome.APP_ERROR, exit_code=1, checkpoint=CHECKPOINT).encode(max_bytes=50)
@@ -124,6 +145,9 @@ def test_a_message_that_cannot_be_cut_is_refused() -> None:
         pytest.param('{"outcome": "Splendid", "exitCode": 0}', id="an outcome of its own"),
         pytest.param('{"outcome": "Succeeded", "exitCode": 0, "outputDigest": "sha256:12"}', id="no digest"),
         pytest.param('{"outcome": "Succeeded", "exitCode": 0, "metrics": {"loss": NaN}}', id="a metric that is no number"),
+        pytest.param('{"outcome": "Succeeded", "exitCode": 0, "step": 1e400}', id="a step that is no number"),
+        pytest.param('{"outcome": "Succeeded", "exitCode": 0, "step": 9007199254740992}', id="a step that is too large"),
+        pytest.param('{"outcome": "Succeeded", "exitCode": 0, "metrics": {"loss": 1' + "0" * 400 + "}}", id="a metric beyond all floats"),
         pytest.param("[" * 100_000, id="an attack on the parser"),
     ],
 )
@@ -140,8 +164,9 @@ def test_newer_fields_are_dropped() -> None:
 def test_progress_is_bounded() -> None:
     document = {"jobUid": "u", "stage": "ppo", "attempt": 1, "state": "training", "step": 3, "percent": 30.0}
     assert ProgressDocument.from_wire(document).total_steps is None
-    with pytest.raises(ValueError, match="percent"):
-        ProgressDocument.from_wire(document | {"percent": 101})
+    for field, value in (("percent", 101), ("step", 2**53), ("totalSteps", 2**63), ("etaSeconds", 1e300), ("etaSeconds", float("inf"))):
+        with pytest.raises(ValueError, match=field):
+            ProgressDocument.from_wire(document | {field: value})
 
 
 def test_equal_manifests_have_equal_bytes() -> None:

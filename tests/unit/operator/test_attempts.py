@@ -268,6 +268,14 @@ class TestProof:
         assert rig.stage("sft").output is not None
         assert rig.stage("sft").output.size_bytes == 123
 
+    @pytest.mark.parametrize("size", [-1.0, 1e300])
+    def test_a_size_that_is_none_keeps_the_proof(self, size: float) -> None:
+        rig = running()
+        report = {"outcome": "Succeeded", "exitCode": 0, "outputDigest": DIGEST, "metrics": {"output_bytes": size}}
+        rig.finish("sft", 0, report=report)
+        assert rig.stage("sft").output is not None
+        assert rig.stage("sft").output.size_bytes is None
+
 
 class TestQueue:
     def queued(self) -> Rig:

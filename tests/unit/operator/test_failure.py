@@ -265,7 +265,7 @@ def test_an_end_is_counted_and_its_checkpoint_kept() -> None:
             "exitCode": 75,
             "metrics": {"loss": 1.0},
             "checkpoint": {"path": "stages/sft/r1/checkpoints/5", "step": 5, "digest": DIGEST},
-            "resumedFrom": {"path": "stages/sft/r0/checkpoints/2", "step": 2, "digest": DIGEST},
+            "resumedFrom": {"path": "stages/sft/r1/checkpoints/2", "step": 2, "digest": DIGEST},
         }
     )
     ending = Ending(

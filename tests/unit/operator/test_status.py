@@ -110,7 +110,25 @@ class TestText:
         assert len(found) == 24
         assert "bad" not in [metric.name for metric in found]
 
-    @pytest.mark.parametrize("path", ["../escape", "stages/../x", "x" * 300])
+    def test_names_that_are_the_same_when_cleaned_are_one_figure(self) -> None:
+        found = metrics({"loss": 1.0, "loss\n": 2.0, "x" * 70: 3.0, "x" * 80: 4.0, "\x00": 5.0})
+        assert [metric.name for metric in found] == ["loss", "x" * 62 + "…"]
+        assert found[0].value == 1.0
+
+    def test_a_time_that_the_api_cannot_write_is_left_out(self) -> None:
+        report = {"outcome": "Preempted", "exitCode": 75}
+        wire = {"path": "stages/sft/r1/checkpoints/1", "step": 1, "digest": DIGEST, "time": "0001-01-01T00:00:00+14:00"}
+        found = checkpoint(TerminationMessage.from_wire({**report, "checkpoint": wire}).checkpoint)
+        assert found is not None
+        assert found.time is None
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "../escape", "stages/../x", "x" * 300, "x", "stages/sft/r1/checkpoints/1/..", "stages/sft/r1/checkpoints/x",
+            "stages/sft/r1/checkpoints/\u202e1", "stages/sft/r1/output", "stages/SFT/r1/checkpoints/1",
+        ],
+    )  # fmt: skip
     def test_a_path_that_cannot_be_ours_is_no_checkpoint(self, path: str) -> None:
         report = TerminationMessage.from_wire(
             {"outcome": "Preempted", "exitCode": 75, "checkpoint": {"path": path, "step": 1, "digest": DIGEST}}
