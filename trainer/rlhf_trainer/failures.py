@@ -6,6 +6,7 @@ Libraries are recognised by name and text, so that nothing heavy is imported to 
 from __future__ import annotations
 
 import errno
+import re
 import socket
 
 from rlhf_api.run_config import RunPlan
@@ -21,6 +22,10 @@ from rlhf_trainer.errors import (
 
 STORAGE_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE})
 _STORAGE_TEXTS = ("No space left on device", "(os error 28)", "Disk quota exceeded", "Read-only file system")
+_GPU_MEMORY = re.compile(
+    r"^.*(?:Cuda failure (?:\d+ )?'out of memory'|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory).*$", re.MULTILINE
+)
+"""Said by NCCL and cuBLAS, whose buffers torch does not allocate: no `OutOfMemoryError`, and in the words of a lost peer."""
 _PEER_NAMES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _PEER_TEXTS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "monitoredBarrier")
 _HOST_MEMORY_TEXTS = ("DefaultCPUAllocator", "can't allocate memory", "Cannot allocate memory")
@@ -69,6 +74,8 @@ def _recognise(error: BaseException, plan: RunPlan | None) -> StageError | None:
         return StorageError(f"the volume cannot be written: {error}", hint="the pod's user must be able to write to it")
     if type(error).__name__ == "OutOfMemoryError":
         return GPUOutOfMemory(_first_line(error), hint=smaller_plan(plan))
+    if isinstance(error, RuntimeError) and (said := _GPU_MEMORY.search(str(error))):
+        return GPUOutOfMemory(said.group().strip(), hint=smaller_plan(plan))
     if isinstance(error, MemoryError) or any(part in text for part in _HOST_MEMORY_TEXTS):
         return HostOutOfMemory(f"host memory is used up: {_first_line(error)}", hint="more memory for the pods, or fewer processes of each")
     if isinstance(error, ConnectionError | socket.gaierror) or type(error).__name__ in _PEER_NAMES:

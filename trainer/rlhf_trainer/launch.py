@@ -15,8 +15,8 @@ from dataclasses import replace
 
 from rlhf_api.run_config import RunConfig
 from rlhf_api.stages import StageType
-from rlhf_trainer import launch_ending, launch_single
-from rlhf_trainer.errors import InternalError, StageError
+from rlhf_trainer import failures, launch_ending, launch_single
+from rlhf_trainer.errors import StageError
 from rlhf_trainer.exchange import Exchange, LastWords
 from rlhf_trainer.launch_options import Options, Place, parse, read_run
 from rlhf_trainer.launch_watch import Watch
@@ -46,9 +46,9 @@ def _run_safely(options: Options, stop: StopFlag) -> LastWords:
         return _run(options, stop)
     except StageError as error:
         return launch_ending.of_error(error)
-    except Exception as error:
+    except Exception as error:  # the store loses a peer in torch's words, for one
         log.exception("the launcher failed")
-        return launch_ending.of_error(InternalError(f"the launcher failed: {type(error).__name__}: {error}"))
+        return launch_ending.of_error(failures.as_stage_error(error))
 
 
 def _run(options: Options, stop: StopFlag) -> LastWords:
@@ -63,9 +63,9 @@ def _run(options: Options, stop: StopFlag) -> LastWords:
         finally:
             watch.close()
         if watch.stall is not None:
-            return launch_ending.of_stall(watch.stall, exchange)
+            return launch_ending.of_stall(watch.stall, place)
         oom_kills = launch_ending.count_oom_kills() - oom_kills
-        return launch_ending.of_workers(codes, exchange, was_asked_to_stop=stop.is_set, oom_kills=oom_kills)
+        return launch_ending.of_workers(codes, exchange, place, was_asked_to_stop=stop.is_set, oom_kills=oom_kills)
 
 
 def _run_workers(config: RunConfig, options: Options, place: Place, watch: Watch, stop: StopFlag) -> dict[int, int]:

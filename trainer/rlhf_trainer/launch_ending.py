@@ -7,11 +7,14 @@ import os
 import signal
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from rlhf_api.outcome import CheckpointRef, ExitCode, TerminationMessage, outcome_of
 from rlhf_trainer.errors import StageError
 from rlhf_trainer.exchange import Exchange, LastWords
+from rlhf_trainer.launch_options import Place
+from rlhf_trainer.launch_watch import Stall
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +25,16 @@ _ENDED_ON_REQUEST = {
 }
 
 
-def of_workers(codes: Mapping[int, int], exchange: Exchange, *, was_asked_to_stop: bool, oom_kills: int) -> LastWords:
-    """The ending of the worker to blame, or of the first worker when all succeeded."""
-    endings = {rank: _ending(rank, code, exchange, was_asked_to_stop, oom_kills) for rank, code in codes.items()}
+def of_workers(codes: Mapping[int, int], exchange: Exchange, place: Place, *, was_asked_to_stop: bool, oom_kills: int) -> LastWords:
+    """The ending of the worker to blame, or of the first worker when all succeeded. `codes` are by local rank."""
+    pulses = exchange.pulses(place.num_local).read()
+    endings: dict[int, LastWords] = {}
+    for local_rank, code in codes.items():
+        words = exchange.read(local_rank)
+        if words is None or words.exit_code != code:
+            words = _without_report(local_rank, code, was_asked_to_stop, oom_kills)
+            words = replace(words, rank=place.first_rank + local_rank, step=pulses[local_rank].step)
+        endings[local_rank] = words
     failures = [ending for ending in endings.values() if ending.exit_code != 0]
     if failures:
         return min(failures, key=_blame)
@@ -36,10 +46,9 @@ def of_error(error: StageError) -> LastWords:
     return LastWords(exit_code=int(error.exit_code), message=error.message, hint=error.hint)
 
 
-def of_stall(story: str, exchange: Exchange) -> LastWords:
-    """The ending of workers that the watchdog ended."""
-    known = exchange.read(0)
-    return LastWords(exit_code=int(ExitCode.STALLED), message=story, step=known.step if known else None)
+def of_stall(stall: Stall, place: Place) -> LastWords:
+    """The ending of workers that the watchdog ended: the silent one is named."""
+    return LastWords(exit_code=int(ExitCode.STALLED), message=stall.story, rank=place.first_rank + stall.local_rank, step=stall.pulse.step)
 
 
 def message_of(ending: LastWords) -> bytes:
@@ -84,17 +93,15 @@ def count_oom_kills(cgroup: Path = _CGROUP) -> int:
     return 0
 
 
-def _ending(rank: int, code: int, exchange: Exchange, was_asked_to_stop: bool, oom_kills: int) -> LastWords:
-    words = exchange.read(rank)
-    if words is not None and words.exit_code == code:
-        return words
+def _without_report(local_rank: int, code: int, was_asked_to_stop: bool, oom_kills: int) -> LastWords:
+    who = f"local worker {local_rank}"
     if code >= 0:
-        return LastWords(exit_code=code, message=f"local worker {rank} exited with code {code} and left no report", rank=rank)
+        return LastWords(exit_code=code, message=f"{who} exited with code {code} and left no report")
     if was_asked_to_stop and code in _ENDED_ON_REQUEST:
-        return LastWords(exit_code=int(ExitCode.PREEMPTED), message=_ENDED_ON_REQUEST[code], rank=rank)
+        return LastWords(exit_code=int(ExitCode.PREEMPTED), message=_ENDED_ON_REQUEST[code])
     if code == -signal.SIGKILL and oom_kills:
-        return LastWords(exit_code=int(ExitCode.HOST_OUT_OF_MEMORY), message=f"local worker {rank} was killed for memory", rank=rank)
-    return LastWords(exit_code=128 - code, message=f"local worker {rank} was ended by {signal.Signals(-code).name}", rank=rank)
+        return LastWords(exit_code=int(ExitCode.HOST_OUT_OF_MEMORY), message=f"{who} was killed for memory")
+    return LastWords(exit_code=128 - code, message=f"{who} was ended by {signal.Signals(-code).name}")
 
 
 def _blame(ending: LastWords) -> tuple[int, float]:

@@ -82,6 +82,11 @@ class Place:
         return place
 
     @property
+    def first_rank(self) -> int:
+        """The rank, in the whole gang, of this pod's local worker 0."""
+        return self.node_rank * self.num_local
+
+    @property
     def is_single(self) -> bool:
         """One worker in all: no rendezvous, no torch in the launcher (rule L8)."""
         return self.num_nodes == 1 and self.num_local == 1

@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_api.run_config import Deadlines
@@ -24,6 +25,16 @@ _LOOK_SECONDS = 0.2
 _DUMP_SECONDS = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A worker that finished nothing for too long."""
+
+    story: str
+    """For how long, in which state, and where its main thread stood."""
+    local_rank: int
+    pulse: Pulse
+
+
 class Watch:
     """Watches the local workers from `begin()` to `close()`."""
 
@@ -34,8 +45,8 @@ class Watch:
         self._is_over = threading.Event()
         self._signalled: set[int] = set()
         self._began_seconds = self._asked_seconds = 0.0
-        self.stall: str | None = None
-        """Why the watchdog ended the workers, and the stacks it saw; None = it did not."""
+        self.stall: Stall | None = None
+        """Why the watchdog ended the workers; None = it did not."""
 
     def begin(self) -> None:
         """Start to watch: the workers are about to start."""
@@ -79,7 +90,7 @@ class Watch:
         story = f"local worker {local_rank} finished nothing for {seconds:.0f} s (state {pulse.state or 'starting'}, step {pulse.step})"
         log.error("%s: dumping all threads, then ending the workers", story)
         stacks = self._dump()
-        self.stall = f"{story}\n{_innermost(stacks.get(local_rank, ''))}"
+        self.stall = Stall(f"{story}\n{_innermost(stacks.get(local_rank, ''))}", local_rank, pulse)
         for each in self._pulses.read():
             _send(each.pid, signal.SIGKILL)
 

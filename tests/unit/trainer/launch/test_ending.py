@@ -10,18 +10,30 @@ from pathlib import Path
 import pytest
 
 from rlhf_api.outcome import TerminationMessage
-from rlhf_trainer import launch_ending
+from rlhf_trainer import launch, launch_ending
 from rlhf_trainer.errors import StageError
 from rlhf_trainer.exchange import Exchange, LastWords
+from rlhf_trainer.launch_options import Place, parse
+from rlhf_trainer.launch_watch import Stall
+from rlhf_trainer.report.heartbeat import Pulse, create_slots
+from rlhf_trainer.run import StopFlag
 
 
 def ended(
-    tmp_path: Path, codes: dict[int, int], *, said: dict[int, int] | None = None, stop: bool = False, oom_kills: int = 0
+    tmp_path: Path, codes: dict[int, int], *, said: dict[int, int] | None = None, stop: bool = False, oom_kills: int = 0, node: int = 0
 ) -> LastWords:
-    exchange = Exchange(tmp_path)
+    """How a pod ended whose workers all finished step 7."""
+    exchange, place = Exchange(tmp_path), a_place(node, len(codes))
+    create_slots(tmp_path / "pulses", len(codes))
+    for local_rank in codes:
+        exchange.heartbeat(local_rank).beat("training", 7)
     for rank, code in (said or {}).items():
-        exchange.write(rank, LastWords(exit_code=code, message=f"worker {rank}", rank=rank))
-    return launch_ending.of_workers(codes, exchange, was_asked_to_stop=stop, oom_kills=oom_kills)
+        exchange.write(rank, LastWords(exit_code=code, message=f"worker {rank}", rank=place.first_rank + rank, step=8))
+    return launch_ending.of_workers(codes, exchange, place, was_asked_to_stop=stop, oom_kills=oom_kills)
+
+
+def a_place(node_rank: int, num_local: int) -> Place:
+    return Place(num_nodes=4, node_rank=node_rank, num_local=num_local, master_address="localhost", master_port=29500)
 
 
 @pytest.mark.parametrize(("codes", "said", "code", "rank"), [
@@ -41,6 +53,37 @@ def ended(
 def test_who_is_to_blame(tmp_path: Path, codes: dict[int, int], said: dict[int, int], code: int, rank: int) -> None:
     ending = ended(tmp_path, codes, said=said)
     assert (ending.exit_code, ending.rank) == (code, rank)
+
+
+@pytest.mark.parametrize(("codes", "said", "rank", "step"), [
+    pytest.param({0: 70, 1: 0}, {0: 70, 1: 0}, 4, 8, id="a report speaks for itself"),
+    pytest.param({0: 0, 1: -9}, {0: 0}, 5, 7, id="of a killed worker the pulse is known"),
+])  # fmt: skip
+@pytest.mark.rule("L5")
+def test_the_rank_is_that_of_the_whole_gang_and_the_step_the_last_finished(
+    tmp_path: Path, codes: dict[int, int], said: dict[int, int], rank: int, step: int
+) -> None:
+    ending = ended(tmp_path, codes, said=said, node=2)
+    assert (ending.rank, ending.step) == (rank, step)
+
+
+@pytest.mark.rule("L5")
+def test_a_stall_names_the_silent_worker() -> None:
+    ending = launch_ending.of_stall(Stall("local worker 1 finished nothing", 1, Pulse("training", 5, 9.0)), a_place(3, 2))
+    assert (ending.exit_code, ending.rank, ending.step, ending.message) == (78, 7, 5, "local worker 1 finished nothing")
+
+
+def test_a_peer_that_the_launcher_lost_is_not_a_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the gang gathers, torch's store is the first to notice that node 0 is gone."""
+
+    class DistNetworkError(RuntimeError):
+        """torch's, by name."""
+
+    def gone(*_: object) -> None:
+        raise DistNetworkError("failed to recv, got 0 bytes")
+
+    monkeypatch.setattr(launch, "_run", gone)
+    assert launch._run_safely(parse([]), StopFlag()).exit_code == 73
 
 
 def test_killed_for_memory_needs_the_kernels_word(tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ class DistBackendError(RuntimeError):
     (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 71),
     (MemoryError(), 72),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."), 72),
+    (DistBackendError("NCCL error in: ncclUtils.cpp:77, unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"), 71),
+    (DistBackendError("NCCL error in: ncclUtils.cpp:77, unhandled cuda error\nLast error:\nCuda failure 'out of memory'"), 71),
+    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), 71),
+    (RuntimeError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions."), 71),
+    (DistBackendError("NCCL error in: ncclUtils.cpp:77, unhandled cuda error\nLast error:\nCuda failure 999 'unknown error'"), 73),
     (DistBackendError("NCCL error"), 73),
     (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:1"), 73),
     (ConnectionResetError(104, "Connection reset by peer"), 73),
@@ -39,6 +44,12 @@ class DistBackendError(RuntimeError):
 ])  # fmt: skip
 def test_code_of(error: Exception, code: int) -> None:
     assert failures.as_stage_error(error).exit_code == code
+
+
+def test_the_line_that_tells_of_the_memory_is_the_message() -> None:
+    error = DistBackendError("NCCL error in: ncclUtils.cpp:77\nLast error:\nCuda failure 2 'out of memory'")
+    found = failures.as_stage_error(error, RunPlan())
+    assert (found.message, "gradientCheckpointing" in (found.hint or "")) == ("Cuda failure 2 'out of memory'", True)
 
 
 def test_a_known_cause_inside_is_found() -> None:

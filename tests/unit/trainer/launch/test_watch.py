@@ -78,6 +78,9 @@ def test_a_silent_worker_is_dumped_and_killed(start: object, capfd: pytest.Captu
     run = start("obey", progress=1)  # type: ignore[operator]
     assert run.child.wait(timeout=30) == -signal.SIGKILL
     run.watch.close()
-    assert "waits_for_a_peer" in (run.watch.stall or "")
-    assert "state training, step 5" in (run.watch.stall or "")
+    stall = run.watch.stall
+    assert stall is not None
+    assert "waits_for_a_peer" in stall.story
+    assert "state training, step 5" in stall.story
+    assert (stall.local_rank, stall.pulse.step) == (0, 5)
     assert "waits_for_a_peer" in capfd.readouterr().err
