@@ -48,9 +48,13 @@ def progress(reading: Reading | None, policy: RunPolicy) -> Ending | float | Non
 def active(
     status: JobStatus, stage: StageStatus, policy: RunPolicy, job_policy: RunPolicy, rules: ProfileSpec, now: datetime
 ) -> Ending | float:
-    """Seconds of running time that are left to the stage and to the job, whichever ends first, or the ending."""
-    stage_left = _limit(policy, rules) - _seconds(stage.attempts, now)
-    job_left = _limit(job_policy, rules) - _seconds(tuple(attempt for other in status.stages for attempt in other.attempts), now)
+    """Seconds of running time that are left to the stage and to the job, whichever ends first, or the ending.
+
+    Both clocks count from the startTime in the status, which a rerun sets anew: what ran before it is not charged again.
+    """
+    stage_left = _limit(policy, rules) - _seconds(stage.attempts, stage.start_time, now)
+    every = tuple(attempt for other in status.stages for attempt in other.attempts)
+    job_left = _limit(job_policy, rules) - _seconds(every, status.start_time, now)
     if min(stage_left, job_left) > 0:
         return float(min(stage_left, job_left))
     what, limit = ("stage", _limit(policy, rules)) if stage_left <= job_left else ("job", _limit(job_policy, rules))
@@ -66,10 +70,10 @@ def remaining_at_start(status: JobStatus, stage: StageStatus, policy: RunPolicy,
     ended = [attempt.end_time for attempt in stage.attempts if attempt.end_time is not None]
     moment = max([*ended, *([stage.start_time] if stage.start_time else [])], default=None)
     before = tuple(attempt for attempt in stage.attempts if attempt.end_time is not None)
-    stage_left = _limit(policy, rules) - (_seconds(before, moment) if moment else 0)
+    stage_left = _limit(policy, rules) - (_seconds(before, stage.start_time, moment) if moment else 0)
     others = (attempt for other in status.stages if other.name != stage.name for attempt in other.attempts)
     earlier = tuple(attempt for attempt in others if moment and attempt.end_time is not None and attempt.end_time <= moment)
-    job_left = _limit(job_policy, rules) - (_seconds((*before, *earlier), moment) if moment else 0)
+    job_left = _limit(job_policy, rules) - (_seconds((*before, *earlier), status.start_time, moment) if moment else 0)
     return max(1, min(stage_left, job_left))
 
 
@@ -84,10 +88,10 @@ def _limit(policy: RunPolicy, rules: ProfileSpec) -> int:
     return policy.active_deadline_seconds or rules.limits.max_active_deadline_seconds
 
 
-def _seconds(attempts: tuple[AttemptStatus, ...], now: datetime) -> int:
+def _seconds(attempts: tuple[AttemptStatus, ...], since: datetime | None, now: datetime) -> int:
     """Running time: the union of the attempts' times, so that stages that ran together count once and waiting counts never."""
     spans = sorted((attempt.start_time, attempt.end_time or now) for attempt in attempts if attempt.start_time is not None)
-    total, reached = 0, None
+    total, reached = 0, since
     for start, end in spans:
         total += text.seconds_between(start if reached is None else max(start, reached), end)
         reached = end if reached is None else max(reached, end)

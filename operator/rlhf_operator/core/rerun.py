@@ -35,7 +35,7 @@ def reopen(observed: Observed, now: datetime) -> JobStatus | None:
         wanted = {spec.rerun.from_stage, *dependants(spec, spec.rerun.from_stage), *unfinished, *changed}
         for name in changed - {names.PREPARE}:
             wanted |= dependants(spec, name)
-        return _restarted(_reopen(observed.status, wanted, now), spec.rerun.token)
+        return _restarted(_reopen(observed.status, wanted, now), spec.rerun.token, now)
     if _is_idle(observed.status) and names.PREPARE in _changed(observed, spec):
         return _reopen(observed.status, {names.PREPARE}, now)
     return None
@@ -76,9 +76,9 @@ def _fresh(status: StageStatus) -> StageStatus:
     return fresh.model_copy(update={**kept, "phase": StagePhase.PENDING, "reason": "", "message": "", "pods": None, "plan": None})
 
 
-def _restarted(status: JobStatus, token: str) -> JobStatus:
-    """The job as unfinished, under the profile as it is now."""
-    return status.model_copy(update={"rerun_token": token, "profile": None, "completion_time": None})
+def _restarted(status: JobStatus, token: str, now: datetime) -> JobStatus:
+    """The job as unfinished, under the profile as it is now. Its clock starts again: the time that it used may be why it failed."""
+    return status.model_copy(update={"rerun_token": token, "profile": None, "completion_time": None, "start_time": now})
 
 
 def _is_idle(status: JobStatus) -> bool:

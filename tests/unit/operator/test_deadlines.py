@@ -102,6 +102,28 @@ class TestActive:
         rig.wait(30)
         assert rig.condition("Failed")[:2] == ("True", "DeadlineExceeded")
 
+    @pytest.mark.parametrize("stage_limit", [100, 1000])
+    def test_a_rerun_has_all_the_time_again(self, stage_limit: int) -> None:
+        spec = one_stage(runPolicy={"activeDeadlineSeconds": 100})
+        spec["stages"][0]["runPolicy"] = {"activeDeadlineSeconds": stage_limit}
+        rig = Rig(spec)
+        rig.succeed("prepare")
+        rig.run("sft")
+        rig.wait(100)
+        assert rig.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+        rig.change(rerun={"fromStage": "sft", "token": "2"})
+        assert rig.job("sft")["spec"]["activeDeadlineSeconds"] == 100
+        rig.run("sft")
+        rig.wait(60)
+        rig.finish("sft", 1)
+        assert rig.job("sft")["spec"]["activeDeadlineSeconds"] == 40, "attempts since the rerun add up"
+        rig.reconciler = rig.new_reconciler()
+        rig.run("sft")
+        rig.wait(39)
+        assert rig.stage("sft").phase is StagePhase.RUNNING
+        rig.wait(1)
+        assert rig.condition("Failed")[:2] == ("True", "DeadlineExceeded")
+
     def test_stages_that_run_together_use_the_jobs_time_once(self) -> None:
         spec = one_stage(runPolicy={"activeDeadlineSeconds": 100, "maxParallelStages": 2})
         spec["stages"].append({**spec["stages"][0], "name": "sft2"})
