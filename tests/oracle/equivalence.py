@@ -13,9 +13,13 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlhf_api import names
+from rlhf_api.planning.plan import DoesNotFit, plan_stage
+from rlhf_api.validate import parse_job, parse_profile
 from tests.chaos.jobs import Volume
 from tests.support.jobs import SFT, Rlhf, a_job_file
 
@@ -27,6 +31,7 @@ FLOOR = {"fp32": 2e-6, "bf16": 5e-3}
 SIGMAS = 4.0
 ACCUMULATING = ("ddp", "zero1", "zero2", "zero2-offload")
 GEMINI = ("gemini", "gemini-offload")
+ACCUMULATED_THROUGH_THE_CLI = (("auto", 1), ("ddp", 2), ("zero2", 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +143,25 @@ def _numbers(file: Path, stage: str) -> Trajectory:
 
 
 def through_the_cli(directory: Path) -> Iterator[tuple[str, Difference, str]]:
-    """Jobs of one SFT stage through `rlhf run`: strategy x packing on two workers, against one plain worker. (name, difference, precision)"""
+    """Jobs of one SFT stage through `rlhf run`: strategy x packing x micro-batch on two workers, against one plain worker. (name, difference, precision)
+
+    Nobody writes a micro-batch into a job: the memory of a profile leaves room for one row, and the planner takes several micro-batches a step.
+    """
     for precision, strategies in (("fp32", ACCUMULATING), ("bf16", GEMINI)):
         for packing in (True, False):
             reference = _job(directory, "auto", precision, packing, 1)
+            padded = "packed" if packing else "padded"
             for strategy in strategies:
                 found = _job(directory, strategy, precision, packing, 2)
-                name = f"rlhf run, sft {precision}: {strategy}, 2 workers, {'packed' if packing else 'padded'}"
+                yield f"rlhf run, sft {precision}: {strategy}, 2 workers, {padded}", difference(found, reference), precision
+            for strategy, num_workers in ACCUMULATED_THROUGH_THE_CLI if precision == "fp32" else ():
+                found = _job(directory, strategy, precision, packing, num_workers, is_tight=True)
+                name = f"rlhf run, sft {precision}: {strategy}, {num_workers} worker(s), micro-batch 1, {padded}"
                 yield name, difference(found, reference), precision
 
 
-def _job(directory: Path, strategy: str, precision: str, packing: bool, num_processes: int) -> Trajectory:
-    name = f"{strategy}-{precision}-{'packed' if packing else 'padded'}-{num_processes}"
+def _job(directory: Path, strategy: str, precision: str, packing: bool, num_processes: int, *, is_tight: bool = False) -> Trajectory:
+    name = f"{strategy}-{precision}-{'packed' if packing else 'padded'}-{num_processes}{'-tight' if is_tight else ''}"
     with Rlhf(directory) as rlhf:
         file = a_job_file(
             directory / f"{name}.json",
@@ -158,6 +170,30 @@ def _job(directory: Path, strategy: str, precision: str, packing: bool, num_proc
             strategy=strategy,
             model={"source": {"uri": "builtin://models/tiny-llama"}, "precision": precision},
         )
-        finished = rlhf("run", file)
+        finished = rlhf("run", file, *(("--profile", a_tight_profile(file)) if is_tight else ()))
         assert finished.code == 0, finished.err + finished.out
         return [(line["loss"], line["grad_norm"]) for line in rlhf.lines(name, "sft") if "grad_norm" in line]
+
+
+def a_tight_profile(job_file: Path) -> Path:
+    """A profile beside the job file whose memory holds micro-batches of one row and no larger ones.
+
+    Raises:
+        AssertionError: no amount of memory does that to this job.
+    """
+    spec = parse_job(json.loads(job_file.read_text())).spec
+    for mebibytes in range(600, 1200):
+        resources = {"perProcess": {"memory": f"{mebibytes}Mi"}}
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": names.KIND_PROFILE,
+            "metadata": {"name": "tight"},
+            "spec": {"image": "local", "allowUnpinnedImage": True, "resources": resources},
+        }
+        with suppress(DoesNotFit):
+            plan = plan_stage(spec, spec.stage("sft"), parse_profile(body).spec)
+            assert plan.micro_batch_size == 1, plan
+            file = job_file.with_suffix(".profile.json")
+            file.write_text(json.dumps(body))
+            return file
+    raise AssertionError("1200 MiB are not enough for one row")
