@@ -5,7 +5,19 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from rlhf_api import names
-from rlhf_api.base import ApiModel, Bool, ByteQuantity, Int, JobName, ModelSize, Number, ObjectName, Timestamp, is_empty
+from rlhf_api.base import (
+    OBJECT_NAME_PATTERN,
+    ApiModel,
+    Bool,
+    ByteQuantity,
+    Int,
+    JobName,
+    ModelSize,
+    Number,
+    ObjectName,
+    Timestamp,
+    is_empty,
+)
 from rlhf_api.inputs import Dataset, DatasetFormat, ModelInput, Pinned, Source
 from rlhf_api.policies import CheckpointPolicy, Rerun, RunPolicy, StageRunPolicy, resolved_run_policy
 from rlhf_api.stages import Stage, Strategy
@@ -35,6 +47,7 @@ __all__ = [
     "resolved_run_policy",
 ]  # fmt: skip
 
+Namespace = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=OBJECT_NAME_PATTERN)]
 ModuleName = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Precision = Literal["bf16", "fp16", "fp32"]
 ChatTemplate = Literal["auto", "chatml", "llama2", "llama3", "plain"]
@@ -63,7 +76,9 @@ class ModelSpec(ApiModel):
     load_in_4bit: Bool = Field(
         False, alias="loadIn4bit", description="QLoRA: keep the frozen weights in NF4; needs lora."
     )  # to_camel would write loadIn_4bit
-    trust_remote_code: Bool = Field(False, description="Run Python code shipped with the model; the profile must allow it.")
+    trust_remote_code: Bool = Field(
+        False, description="Run Python code shipped with the model; the profile must allow it. Unsupported in this version."
+    )
     chat_template: ChatTemplate = Field(
         "auto", description="Template that turns messages into text; auto takes the one shipped with the model."
     )
@@ -126,7 +141,7 @@ class ObjectMeta(ApiModel):
     model_config = ConfigDict(extra="allow")
 
     name: JobName
-    namespace: str = Field("default", min_length=1, max_length=63)
+    namespace: Namespace = "default"
     uid: str | None = None
     generation: int | None = None
     resource_version: str | None = None

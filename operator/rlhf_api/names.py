@@ -15,6 +15,13 @@ SHORT_PROFILE = "rlhfprofile"
 CATEGORIES = ("all", "ml")
 CHANGE_POLICY = "rlhfjob.rlhf.dev"
 PROFILE_POLICY = "profile.rlhf.dev"
+METADATA_FIELDS: Final = (
+    *("name", "namespace", "labels", "annotations", "generateName", "finalizers", "ownerReferences", "managedFields", "selfLink"),
+    *("uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"),
+)
+"""Fields of Kubernetes' ObjectMeta."""
+BUILTINS: Final = {"models": ("tiny-llama",), "datasets": ("tiny-chat-sft", "tiny-chat-preference", "tiny-chat-prompts")}
+"""What the trainer makes itself: `builtin://<kind>/<name>`."""
 PREPARE = "prepare"
 """Name of the implicit first stage."""
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -18,6 +18,8 @@ def words_for(model: type[ApiModel], location: Location, details: Mapping[str, A
     """
     kind = details["type"]
     owner, alias = _owner_of(model, location)
+    if owner is None and (words := _map_entry(model, location, details)):
+        return words
     if kind in ("extra_forbidden", "invalid_key"):
         return _unknown_field(owner, str(location[-1]))
     if owner is None or alias not in (fields := fields_by_alias(owner)):
@@ -35,12 +37,30 @@ def words_for(model: type[ApiModel], location: Location, details: Mapping[str, A
     return f"must be {type_words(schema)}{_hint(schema, details.get('input')) or meaning}"
 
 
+def _map_entry(model: type[ApiModel], location: Location, details: Mapping[str, Any]) -> str:
+    """The words for an entry of a free map, such as `labels`; empty where the place is none. pydantic names a wrong key `[key]`."""
+    is_key = location[-1] == "[key]"
+    owner, alias = _owner_of(model, location[: -2 if is_key else -1])
+    if owner is None or alias not in fields_by_alias(owner):
+        return ""
+    schema = leaf_schema(owner, alias).get("additionalProperties")
+    if not isinstance(schema, dict):
+        return ""
+    return "is a key that is too long or empty" if is_key else f"must be {type_words(schema)}{_hint(schema, details.get('input'))}"
+
+
 def _hint(schema: Schema, value: object) -> str:
     if isinstance(value, str) and "enum" in schema:
         return _did_you_mean(value, [str(option) for option in schema["enum"]])
     if isinstance(value, str) and _would_do(value, schema.get("type")):
         return f", not text: write {value} without quotes"
+    if isinstance(value, int) and not isinstance(value, bool) and _may_be(str(value), schema):
+        return f', not a number: write "{value}" in quotes'
     return ""
+
+
+def _may_be(text: str, schema: Schema) -> bool:
+    return schema.get("type") == "string" and "enum" not in schema and re.search(schema.get("pattern", ""), text) is not None
 
 
 def _unknown_field(owner: type[ApiModel] | None, name: str) -> str:
@@ -57,9 +77,15 @@ def _unknown_field(owner: type[ApiModel] | None, name: str) -> str:
     return "is not a field" + (_did_you_mean(name, list(known)) or f"; the fields here are {', '.join(known)}")
 
 
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The words for a name that is none of those known: the nearest of them, or all."""
+    options = list(known)
+    return _did_you_mean(name, options) or f"; there are {', '.join(options)}"
+
+
 def _did_you_mean(name: str, options: list[str]) -> str:
     by_letters = {_letters(option): option for option in options}
-    close = get_close_matches(_letters(name), by_letters, n=1, cutoff=0.8)
+    close = get_close_matches(_letters(name), by_letters, n=1, cutoff=0.75)
     return f": did you mean {by_letters[close[0]]}?" if close else ""
 
 

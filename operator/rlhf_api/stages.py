@@ -139,8 +139,8 @@ class Stage(ApiModel):
     strategy: Strategy | None = Field(None, description="Replaces spec.strategy for this stage.")
     topology: Topology | None = Field(
         None,
-        description="Replaces spec.topology as a whole. Quantize: one process on one node, also when unset, on a GPU if spec.topology has any; "
-        "Publish: none.",
+        description="Replaces spec.topology as a whole. Quantize: one process on one node, also when unset, on a GPU if spec.topology has "
+        "any; Publish: none.",
     )
     run_policy: StageRunPolicy | None = Field(None, description="Replaces single values of spec.runPolicy for this stage.")
     sft: SFT | None = Field(None, description="Settings of a stage of type SFT.")

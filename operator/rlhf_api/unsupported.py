@@ -28,6 +28,10 @@ def _problem(path: str, value: object, rule: str) -> Problem:
 def _find_model_limits(spec: RLHFJobSpec) -> Iterator[Problem]:
     if spec.model.precision == "fp16":
         yield _problem("spec.model.precision", "fp16", "is Unsupported, because losses are not scaled: use bf16 or fp32")
+    if spec.model.trust_remote_code:
+        # Outputs are written by the stages, and none copies the model's Python files: the next stage could not load its input.
+        fix = "leave it false, and use a model whose architecture is part of transformers"
+        yield _problem("spec.model.trustRemoteCode", True, f"is Unsupported in this version, because outputs hold no Python code: {fix}")
 
 
 def _find_stage_limits(spec: RLHFJobSpec) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from rlhf_api.problems import InvalidDocument, InvalidJob, InvalidProfile, Probl
 from rlhf_api.profile import ClusterRLHFProfile
 from rlhf_api.rules.base import Rule
 from rlhf_api.salvage import salvage
-from rlhf_api.schema_errors import words_for
+from rlhf_api.schema_errors import unknown_name, words_for
 from rlhf_api.unsupported import find_unsupported
 
 __all__ = [
@@ -34,7 +34,8 @@ SchemaError = tuple[Location, Mapping[str, Any]]
 
 def find_problems(wire: object) -> list[Problem]:
     """All problems of a job document, in the order of its fields. Never raises, whatever the document holds."""
-    return _examine(RLHFJob, names.KIND_JOB, wire)[1]
+    job, problems = _examine(RLHFJob, names.KIND_JOB, wire)
+    return [*_find_unknown_metadata(wire), *problems, *(_find_unknown_builtins(job) if job is not None else ())]
 
 
 def read_job(wire: object) -> tuple[RLHFJob | None, list[Problem]]:
@@ -45,7 +46,7 @@ def read_job(wire: object) -> tuple[RLHFJob | None, list[Problem]]:
 
 def find_profile_problems(wire: object) -> list[Problem]:
     """All problems of a ClusterRLHFProfile document. Never raises."""
-    return _examine(ClusterRLHFProfile, names.KIND_PROFILE, wire)[1]
+    return [*_find_unknown_metadata(wire), *_examine(ClusterRLHFProfile, names.KIND_PROFILE, wire)[1]]
 
 
 def parse_job(wire: object) -> RLHFJob:
@@ -80,8 +81,32 @@ def _examine(model: type[M], kind: str, wire: object) -> tuple[M | None, list[Pr
     found = [*_find_missing_kind(wire, kind), *_find_schema_problems(model, wire, errors)]
     found += [problem for problem in _find_rule_problems(instance, wire) if problem not in found]
     if isinstance(instance, RLHFJob) and not errors:
-        found += find_indivisible(instance.spec)
+        batches = list(find_indivisible(instance.spec))
+        # A rule has the words of the API server, which cannot count. Where ours say the same with numbers, they stand alone.
+        found = [problem for problem in found if not any(_says_more(batch, problem) for batch in batches)] + batches
     return instance, found
+
+
+def _says_more(ours: Problem, theirs: Problem) -> bool:
+    return ours.path == theirs.path and ours.rule.startswith(theirs.rule)
+
+
+def _find_unknown_metadata(wire: object) -> Iterator[Problem]:
+    """Slips of a user. What an API server stored is not asked: a newer one may have fields that nobody knows here."""
+    metadata = wire.get("metadata") if isinstance(wire, Mapping) else None
+    for name, value in metadata.items() if isinstance(metadata, Mapping) else ():
+        if name not in names.METADATA_FIELDS:
+            yield Problem(f"metadata.{name}", value, f"is not a field{unknown_name(str(name), names.METADATA_FIELDS)}")
+
+
+def _find_unknown_builtins(instance: ApiModel) -> Iterator[Problem]:
+    """Slips of a user, as above: the trainer of a profile may be newer than this program, and make more."""
+    for location, part in walk(instance):
+        uri = part.__dict__.get("uri")
+        scheme, _, path = uri.partition("://") if isinstance(uri, str) else ("", "", "")
+        kind, _, name = path.partition("/")
+        if scheme == "builtin" and kind in names.BUILTINS and name not in names.BUILTINS[kind]:
+            yield Problem(as_text((*location, "uri")), uri, f"does not exist{unknown_name(name, names.BUILTINS[kind])}")
 
 
 def _find_missing_kind(wire: Mapping[Any, Any], kind: str) -> Iterator[Problem]:

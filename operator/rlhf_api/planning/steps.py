@@ -81,13 +81,37 @@ def find_indivisible(spec: RLHFJobSpec) -> Iterator[Problem]:
         workers, block = topology_of(spec, stage).data_parallel, stage.own_block
         path = f"spec.stages[{index}]"
         if isinstance(block, PPO):
-            yield from _indivisible(f"{path}.ppo.rolloutBatchSize", block.rollout_batch_size, workers)
-            yield from _indivisible(f"{path}.ppo.minibatchSize", block.minibatch_size, workers)
-        elif isinstance(block, Supervised):
-            yield from _indivisible(f"{path}.{block_field(stage.type)}.globalBatchSize", block.global_batch_size, workers)
+            yield from _indivisible_ppo(f"{path}.ppo", block.rollout_batch_size, block.minibatch_size, workers)
+        elif isinstance(block, Supervised) and (size := block.global_batch_size) % workers:
+            words = f"must be a multiple of {workers} (workers): try {_up_to_multiple(size, workers)}"
+            yield Problem(f"{path}.{block_field(stage.type)}.globalBatchSize", size, words)
 
 
-def _indivisible(path: str, size: int, workers: int) -> Iterator[Problem]:
-    if size % workers:
-        higher = (size // workers + 1) * workers
-        yield Problem(path, size, f"must be a multiple of {workers} (workers): try {higher}")
+def _indivisible_ppo(path: str, rollout: int, minibatch: int, workers: int) -> Iterator[Problem]:
+    """What is offered works together: both sizes are multiples of the workers, and one divides the other."""
+    if not (rollout % workers or rollout % minibatch or minibatch % workers):
+        return
+    new_rollout, new_minibatch = _sizes_that_work(rollout, minibatch, workers)
+    with_rollout = f" with rolloutBatchSize {new_rollout}" if new_rollout != rollout else ""
+    with_minibatch = f" with minibatchSize {new_minibatch}" if new_minibatch != minibatch else ""
+    must = f"must be a multiple of {workers} (workers)"
+    if rollout % workers:
+        yield Problem(f"{path}.rolloutBatchSize", rollout, f"{must}: try {new_rollout}{with_minibatch}")
+    if rollout % minibatch:
+        words = f"minibatchSize must divide rolloutBatchSize: {minibatch} does not divide {rollout}"
+        yield Problem(f"{path}.minibatchSize", minibatch, f"{words}, try {new_minibatch}{with_rollout}")
+    elif minibatch % workers:
+        yield Problem(f"{path}.minibatchSize", minibatch, f"{must}: try {new_minibatch}{with_rollout}")
+
+
+def _sizes_that_work(rollout: int, minibatch: int, workers: int) -> tuple[int, int]:
+    """The nearest rollout and minibatch: the rollout stays if the workers divide it, and then the minibatch shrinks to a divisor."""
+    if rollout % workers == 0:
+        divisors = (size for size in range(workers, rollout + 1, workers) if rollout % size == 0)
+        return rollout, min(divisors, key=lambda size: (abs(size - minibatch), size))
+    minibatch = _up_to_multiple(minibatch, workers)
+    return _up_to_multiple(rollout, minibatch), minibatch
+
+
+def _up_to_multiple(size: int, of: int) -> int:
+    return -(-size // of) * of

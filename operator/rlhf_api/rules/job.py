@@ -7,7 +7,7 @@ from rlhf_api.inputs import ModelInput
 from rlhf_api.job import ModelSpec, RLHFJobSpec
 from rlhf_api.outcome import ExitCode
 from rlhf_api.paths import as_location
-from rlhf_api.rules.base import Rule, implies, rule, unique_rule
+from rlhf_api.rules.base import Rule, field_rule, implies, matches, rule, unique_rule
 from rlhf_api.stages import Stage, StageType
 from rlhf_api.topology import Topology
 
@@ -250,6 +250,13 @@ COMBINATION_RULES = (
 )
 
 MODEL_RULES = (
+    field_rule(
+        ModelSpec,
+        "size",
+        "!self.matches('^[0.]+[MB]$')",
+        "model.size must be above 0",
+        lambda it: it.size is None or not matches(it.size, "^[0.]+[MB]$"),
+    ),
     rule(
         ModelSpec,
         "size",

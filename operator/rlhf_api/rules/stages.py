@@ -108,6 +108,14 @@ PPO_RULES = (
     ),
     rule(
         PPO,
+        "kl.horizon",
+        "!has(self.kl.controller) || self.kl.controller != 'adaptive' || self.kl.horizon * 5 > self.rolloutBatchSize",
+        "kl.horizon must be above rolloutBatchSize / 5, or one rollout could turn the adaptive coefficient to 0 or below",
+        # The controller multiplies by 1 + error * rolloutBatchSize / horizon, and the error goes down to -0.2.
+        lambda it: it.kl.controller != "adaptive" or it.kl.horizon * 5 > it.rollout_batch_size,
+    ),
+    rule(
+        PPO,
         "prompts.format",
         "self.format != 'preference'",
         "ppo.prompts.format cannot be preference",

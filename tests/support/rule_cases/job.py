@@ -97,6 +97,7 @@ CASES: Cases = {
         {"spec.model.size": REMOVE},
         "spec.model.size",
     ),
+    "model.size must be above 0": ({"spec.model.size": "0.5B"}, {"spec.model.size": "0.0B"}, "spec.model.size"),
     "loadIn4bit needs lora: 4-bit weights cannot be trained themselves": (
         {"spec.model.loadIn4bit": True, "spec.model.lora": {}},
         {"spec.model.loadIn4bit": True},

@@ -53,6 +53,11 @@ CASES: Cases = {
         {f"{PPO}.ppo.kl": {"controller": "adaptive"}},
         f"{PPO}.ppo.kl.target",
     ),
+    "kl.horizon must be above rolloutBatchSize / 5, or one rollout could turn the adaptive coefficient to 0 or below": (
+        {f"{PPO}.ppo.kl.horizon": 103},
+        {f"{PPO}.ppo.kl.horizon": 102, f"{PPO}.ppo.rolloutBatchSize": 510, f"{PPO}.ppo.minibatchSize": 10},
+        f"{PPO}.ppo.kl.horizon",
+    ),
     "ppo.prompts.format cannot be preference": (
         {f"{PPO}.ppo.prompts.format": "messages"},
         {f"{PPO}.ppo.prompts.format": "preference"},

@@ -34,6 +34,14 @@ def test_what_works(changes: dict[str, object]) -> None:
             id="fp16",
         ),
         pytest.param(
+            {"spec.model.trustRemoteCode": True},
+            [
+                "spec.model.trustRemoteCode: True is Unsupported in this version, because outputs hold no Python code: "
+                "leave it false, and use a model whose architecture is part of transformers"
+            ],
+            id="code that ships with the model",
+        ),
+        pytest.param(
             {"spec.strategy": "3d"},
             ["spec.strategy: '3d' is Unsupported in this image: use auto, ddp, zero1, zero2, zero2-offload, gemini or gemini-offload"],
             id="3d for all stages is named once",

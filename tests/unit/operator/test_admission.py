@@ -48,7 +48,7 @@ def with_publish(**publish: Any) -> dict[str, Any]:
         pytest.param({"topology": {"gpusPerNode": 0, "required": "zone"}}, {}, "LimitExceeded", "need a queue", id="topology without a queue"),
         pytest.param({"storage": {"size": "1Gi", "storageClassName": "fast"}}, {}, "LimitExceeded", "storageClassName fast", id="storage class"),
         pytest.param(
-            {"model": {**HELLO["model"], "trustRemoteCode": True}}, {}, "SourceNotAllowed", "does not allow trustRemoteCode", id="remote code"
+            {"model": {**HELLO["model"], "trustRemoteCode": True}}, {}, "Unsupported", "spec.model.trustRemoteCode", id="remote code"
         ),
         pytest.param(
             {"model": {"size": "1M", "source": {"uri": "pvc://models/base"}}}, {}, "SourceNotAllowed", "source not allowed by the profile: pvc://models/base",

@@ -1,5 +1,7 @@
 """Steps, rollouts and micro-batches: the arithmetic of batch sizes."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -56,9 +58,24 @@ def test_batches_that_workers_cannot_share_are_named_with_the_next_that_they_can
     assert problems(spec) == [
         "spec.stages[0].sft.globalBatchSize: 12 must be a multiple of 8 (workers): try 16",
         "spec.stages[1].rewardModel.globalBatchSize: 4 must be a multiple of 8 (workers): try 8",
-        "spec.stages[2].ppo.rolloutBatchSize: 100 must be a multiple of 8 (workers): try 104",
-        "spec.stages[2].ppo.minibatchSize: 50 must be a multiple of 8 (workers): try 56",
+        "spec.stages[2].ppo.rolloutBatchSize: 100 must be a multiple of 8 (workers): try 112 with minibatchSize 56",
+        "spec.stages[2].ppo.minibatchSize: 50 must be a multiple of 8 (workers): try 56 with rolloutBatchSize 112",
     ]
+
+
+@given(rollout=st.integers(1, 3000), minibatch=st.integers(1, 3000), workers=st.integers(1, 64))
+def test_the_batches_that_are_offered_work_together(rollout: int, minibatch: int, workers: int) -> None:
+    block = a_ppo(rolloutBatchSize=rollout, minibatchSize=minibatch, reward={"source": {"uri": "pvc://m/rm"}})
+    spec = a_spec(topology={"gpusPerNode": 0, "processesPerNode": workers}, stages=[block])
+    found = list(steps.find_indivisible(spec))
+    sizes = {"rolloutBatchSize": rollout, "minibatchSize": minibatch}
+    for problem in found:
+        sizes[problem.path.rpartition(".")[2]] = int(re.findall(r"try (\d+)", problem.rule)[0])
+        sizes.update({name: int(size) for name, size in re.findall(r"with (\w+) (\d+)", problem.rule)})
+    assert (
+        sizes["rolloutBatchSize"] % workers == sizes["minibatchSize"] % workers == sizes["rolloutBatchSize"] % sizes["minibatchSize"] == 0
+    )
+    assert (found == []) == (sizes == {"rolloutBatchSize": rollout, "minibatchSize": minibatch})
 
 
 def test_a_stage_with_its_own_topology_counts_its_own_workers() -> None:
