@@ -106,7 +106,7 @@ def job_text(wishes: Wishes) -> str:
         name=wishes.name,
         quoted_name=_quoted(wishes.name),
         journey=JOURNEYS[wishes.until],
-        claim=" --claim models=DIR" if wishes.until == "publish" else "",
+        claim=claim_options(wishes),
         source=_source(wishes),
         size=f"    size: {wishes.size}                 # drives the memory plan\n" if wishes.size else "",
         lora="    lora: {rank: 16}         # adapters instead of all weights\n" if wishes.lora else "",
@@ -115,6 +115,13 @@ def job_text(wishes: Wishes) -> str:
         storage="2Gi" if is_tiny else "200Gi",
     )
     return head + "".join(_stage(STAGES[name], wishes, is_tiny) for name in UNTIL[: UNTIL.index(wishes.until) + 1])
+
+
+def claim_options(wishes: Wishes) -> str:
+    """What `rlhf run` needs to know about the claims of the job, which are directories here; begins with a space unless empty."""
+    claims = [wishes.model.removeprefix("pvc://").partition("/")[0]] if wishes.model.startswith("pvc://") else []
+    claims += ["models"] if wishes.until == "publish" else []
+    return "".join(f" --claim {claim}=DIR" for claim in dict.fromkeys(claims))
 
 
 def _quoted(name: str) -> str:

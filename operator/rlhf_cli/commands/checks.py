@@ -22,19 +22,38 @@ def validate(job_file: JobFile, output: OutputFormat = Output.TABLE) -> None:
     from rlhf_api.validate import find_problems, find_unsupported
     from rlhf_cli.job_files import read_object
 
-    wire = read_object(job_file)
+    try:
+        wire = read_object(job_file)
+    except CommandError as error:
+        if output is Output.JSON:
+            typer.echo(_verdict([{"path": "", "value": None, "rule": line, "exitCode": error.exit_code} for line in error.lines], []))
+        raise
     problems = find_problems(wire)
     limits = [] if problems else [str(limit) for limit in find_unsupported(RLHFJob.from_wire(wire))]
     if output is Output.JSON:
         found = [
-            {"path": problem.path, "value": problem.value, "rule": problem.rule, "exitCode": int(problem.exit_code)} for problem in problems
+            {"path": problem.path, "value": _for_json(problem.value), "rule": problem.rule, "exitCode": int(problem.exit_code)}
+            for problem in problems
         ]
-        typer.echo(json.dumps({"valid": not problems, "problems": found, "unsupported": limits}, default=repr, ensure_ascii=False))
+        typer.echo(_verdict(found, limits))
     elif problems:
         typer.echo("\n".join(map(str, problems)), err=True)
     else:
         typer.echo("\n".join([f"{job_file}: valid", *(f"cannot run yet: {limit}" for limit in limits)]))
     raise Exit(exit_code_of(problems))
+
+
+def _verdict(problems: list[dict[str, object]], limits: list[str]) -> str:
+    return json.dumps({"valid": not problems, "problems": problems, "unsupported": limits}, ensure_ascii=False, allow_nan=False)
+
+
+def _for_json(value: object) -> object:
+    """The value, or how it looks where JSON cannot hold it: nothing at all, NaN, an infinity."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(value)
+    return value
 
 
 def plan(job_file: JobFile, profile: Profile = None, output: OutputFormat = Output.TABLE) -> None:
@@ -82,11 +101,12 @@ def new(
     """
     from rlhf_cli.errors import refused
     from rlhf_cli.job_files import parse_text
-    from rlhf_cli.new_job import UNTIL, Wishes, job_text
+    from rlhf_cli.new_job import UNTIL, Wishes, claim_options, job_text
 
     if until not in UNTIL:
         raise CommandError(64, f"--until: {until!r} must be one of {', '.join(UNTIL)}")
-    text = job_text(Wishes(name=name, model=model, revision=revision, size=size, until=until, nodes=nodes, gpus=gpus, lora=lora))
+    wishes = Wishes(name=name, model=model, revision=revision, size=size, until=until, nodes=nodes, gpus=gpus, lora=lora)
+    text = job_text(wishes)
     from rlhf_api.validate import find_problems
 
     if problems := find_problems(parse_text("the new job", text)):
@@ -96,7 +116,7 @@ def new(
         return
     target = file or Path(f"{name}.yaml")
     _write_new(target, text)
-    typer.echo(f"wrote {target}\nnext: rlhf plan {target}   then: rlhf run {target}")
+    typer.echo(f"wrote {target}\nnext: rlhf plan {target}   then: rlhf run {target}{claim_options(wishes)}")
 
 
 def _write_new(file: Path, text: str) -> None:

@@ -38,6 +38,28 @@ def test_problems_for_machines(rlhf: Rlhf, tmp_path: Path) -> None:
     assert {"path": "spec.stages[0].sft.maxSteps", "value": 0, "exitCode": 64}.items() <= result["problems"][0].items()
 
 
+def test_a_file_that_is_no_yaml_for_machines(rlhf: Rlhf, tmp_path: Path) -> None:
+    code, printed, said = rlhf("validate", "-o", "json", job_with(tmp_path, "spec:\n", "spec: [\n"))
+    (problem,) = json.loads(printed)["problems"]
+    assert (code, problem["exitCode"], json.loads(printed)["valid"]) == (64, 64, False)
+    assert problem["rule"] == said.rstrip("\n")
+
+
+def no_constant(text: str) -> None:
+    raise AssertionError(f"{text} is no JSON")
+
+
+@pytest.mark.parametrize(("value", "shown"), [(".nan", "nan"), ("-.inf", "-inf"), ("[.nan]", "[nan]"), ("[1]", [1])])
+def test_values_that_json_does_not_have(value: str, shown: object, rlhf: Rlhf, tmp_path: Path) -> None:
+    _, printed, _ = rlhf("validate", "-o", "json", job_with(tmp_path, "maxSteps: 10", f"maxSteps: {value}"))
+    assert json.loads(printed, parse_constant=no_constant)["problems"][0]["value"] == shown
+
+
+def test_a_field_that_is_missing_for_machines(rlhf: Rlhf, tmp_path: Path) -> None:
+    _, printed, _ = rlhf("validate", "-o", "json", job_with(tmp_path, "gpusPerNode: 0", "nodes: 1"))
+    assert json.loads(printed)["problems"][0]["value"] == "(unset)"
+
+
 def test_an_unsupported_combination_exits_69(rlhf: Rlhf, tmp_path: Path) -> None:
     code, _, said = rlhf("validate", job_with(tmp_path, 'tiny-llama"}}', 'tiny-llama"}, lora: {rank: 4}}\n  strategy: gemini'))
     assert code == 69
@@ -67,6 +89,21 @@ def test_a_new_job_is_valid(until: str, wishes: tuple[object, ...], rlhf: Rlhf, 
     assert f"rlhf plan {file}" in printed
     assert rlhf("validate", file)[0] == 0
     assert file.read_text().count("- name: ") == UNTIL.index(until) + 1
+
+
+@pytest.mark.parametrize(
+    ("wishes", "options"),
+    [
+        pytest.param((), " --claim models=DIR", id="it publishes"),
+        pytest.param(("--until", "sft"), "", id="it neither reads nor publishes"),
+        pytest.param(("--model", "pvc://base/7b", "--size", "7B"), " --claim base=DIR --claim models=DIR", id="its model lies on a claim"),
+        pytest.param(("--model", "pvc://models/7b", "--size", "7B"), " --claim models=DIR", id="one claim for both"),
+    ],
+)
+def test_the_commands_for_a_new_job_work_as_printed(wishes: tuple[str, ...], options: str, rlhf: Rlhf, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    assert rlhf("new", "a", "--file", file, *wishes).out.endswith(f"then: rlhf run {file}{options}\n")
+    assert f"rlhf run FILE{options} " in file.read_text()
 
 
 def test_a_new_job_on_standard_output(rlhf: Rlhf) -> None:
