@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
+
+MAX_NAME = 64
+"""Characters of a metric's name: the termination message, 4096 bytes in all, has room for a dozen of them."""
+
+
+def metric_name(text: str) -> str:
+    """The text as a part of a Prometheus name: one illegal character spoils the answer for all metrics.
+
+    web-2024.v1 -> web_2024_v1
+    """
+    return re.sub(r"[^a-zA-Z0-9_]", "_", text)[:MAX_NAME]
 
 
 class JsonLines:

@@ -68,9 +68,12 @@ class Reporter:
         if self._run.is_first:
             self._metrics.append({"step": step, "time": round(time.time(), 3), **metrics})
 
-    def update(self, metrics: Mapping[str, float]) -> None:
-        """Headline numbers that do not belong to a step: evaluations. They are in the progress document and in `metrics.jsonl`."""
-        metrics = self._judged(metrics)
+    def update(self, metrics: Mapping[str, float], *, is_judged: bool = True) -> None:
+        """Headline numbers that do not belong to a step: evaluations. They are in the progress document and in `metrics.jsonl`.
+
+        Those of a model that the stage did not train are not judged: they say nothing about its health.
+        """
+        metrics = self._judged(metrics) if is_judged else metrics
         self.progress.add_metrics(metrics)
         self.alive()
         if self._run.is_first:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from rlhf_api.outcome import ProgressDocument
+from rlhf_trainer.report.metrics import metric_name
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class _Server(ThreadingHTTPServer):
 def prometheus_text(document: ProgressDocument) -> str:
     """The metrics in Prometheus' text format: `rlhf_<metric>{stage,attempt}`."""
     labels = f'{{stage="{document.stage}",attempt="{document.attempt}"}}'
-    numbers: dict[str, float] = {"step": document.step, **document.metrics}
+    numbers: dict[str, float] = {"step": document.step, **{metric_name(name): value for name, value in document.metrics.items()}}
     lines = [f"# TYPE rlhf_{name} gauge\nrlhf_{name}{labels} {value:.10g}\n" for name, value in sorted(numbers.items())]
     return "".join(lines)
 

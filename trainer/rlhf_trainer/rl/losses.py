@@ -145,7 +145,8 @@ def pairwise_loss(
     Raises:
         ValueError: shapes differ.
     """
-    check_same_shape(chosen=chosen, rejected=rejected)
+    margins = {"margin": margin} if isinstance(margin, Tensor) and margin.dim() else {}
+    check_same_shape(chosen=chosen, rejected=rejected, **margins)
     chosen, rejected = in_fp32(chosen), in_fp32(rejected)
     # logsigmoid, never log(1 + exp(-x)): that overflows at a difference of 89
     per_pair = -F.logsigmoid(chosen - rejected - (0.0 if margin is None else margin))

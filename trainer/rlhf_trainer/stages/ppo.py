@@ -19,6 +19,7 @@ Laptop: `rlhf run examples/tiny-chat.yaml`. Output: `model/`, `critic/`, with Lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rlhf_api.planning import steps
@@ -87,6 +88,7 @@ def run(run: Run) -> StageResult:
             batches, metrics = rollouts.roll_out(loop.step, window[1])
             metrics |= updates.update(loop, batches, num_rows=len(window[1]))
             metrics |= rollouts.steer(metrics["kl_mean"], len(window[1]))
+            metrics |= throughput(metrics, len(window[1]))
             facts.add({name: metrics[name] for name in ("reward_mean", "kl_mean", "entropy", "answer_tokens_mean")})
             loop.finish_step(metrics)
             if loop.step < total_steps and loop.step % -(-total_steps // NUM_EVALUATIONS) == 0:
@@ -96,6 +98,15 @@ def run(run: Run) -> StageResult:
             ema.copy_to(models.policy.module)
         facts.add(rollouts.examine(loop.step))
         return _complete(run, strategy, loop, models, prompts, facts.metrics)
+
+
+def throughput(metrics: Mapping[str, float], num_answers: int) -> dict[str, float]:
+    """Answer tokens per second of the whole step, in which they are generated, judged and trained on.
+
+    Each counts once, however many epochs learn from it; prompts and ptx rows do not count.
+    """
+    seconds = sum(metrics[name] for name in ("rollout_seconds", "score_seconds", "update_seconds"))
+    return {"tokens_per_second": metrics["answer_tokens_mean"] * num_answers / max(seconds, 1e-9)}
 
 
 def _check(run: Run, config: PPO, strategy: Strategy) -> None:

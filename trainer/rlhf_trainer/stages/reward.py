@@ -13,6 +13,7 @@ Departure from the paper: pairs are shuffled as single rows. The paper puts all 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,7 @@ from rlhf_trainer.data.store import PreparedDataset
 from rlhf_trainer.errors import DataError, GateFailed
 from rlhf_trainer.loop import Loop
 from rlhf_trainer.models.heads import ScoreModel, last_token
+from rlhf_trainer.report.metrics import metric_name
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.rl.losses import pairwise_loss
 from rlhf_trainer.rollout.generate import position_ids
@@ -44,6 +46,8 @@ GLANCE_ROWS = 128
 """Held-out pairs of the evaluations during a run."""
 MAX_NORMALIZED_ROWS = 768
 """Pairs whose scores give mean and deviation (rule R5): enough for a relative error of 2 %."""
+MAX_SOURCES = 8
+"""Sources with an accuracy of their own, the largest ones: the name of a source is data, and a data set may have thousands."""
 
 
 def run(run: Run) -> StageResult:
@@ -200,7 +204,7 @@ class Stage:
 
 
 def pair_metrics(pairs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Accuracy (ties ½), margin, Pearson correlation of score and answer length, and accuracy for each source (rule R6)."""
+    """Accuracy (ties ½), margin, Pearson correlation of score and answer length, and accuracy for each large source (rule R6)."""
     chosen = torch.tensor([pair["chosen"] for pair in pairs], dtype=torch.float64)
     rejected = torch.tensor([pair["rejected"] for pair in pairs], dtype=torch.float64)
     lengths = torch.tensor([[pair["chosen_tokens"], pair["rejected_tokens"]] for pair in pairs], dtype=torch.float64).flatten()
@@ -209,9 +213,10 @@ def pair_metrics(pairs: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         "margin": float((chosen - rejected).mean()),
         "length_correlation": pearson(torch.stack([chosen, rejected], dim=1).flatten(), lengths),
     }
-    for source in sorted({pair["source"] for pair in pairs}):
-        own = torch.tensor([pair["source"] == source for pair in pairs])
-        metrics[f"accuracy_{source}"] = _num_right(chosen[own], rejected[own]) / int(own.sum())
+    names = [metric_name(f"accuracy_{pair['source']}") for pair in pairs]
+    for name in sorted(name for name, _ in Counter(names).most_common(MAX_SOURCES)):
+        own = torch.tensor([each == name for each in names])
+        metrics[name] = _num_right(chosen[own], rejected[own]) / int(own.sum())
     return metrics
 
 

@@ -87,6 +87,16 @@ def test_bad_health_is_one_event_and_a_number(tmp_path: Path) -> None:
     assert lines(run.directory / "metrics.jsonl")[-1]["health"] == 2
 
 
+def test_a_model_that_was_not_trained_here_is_not_judged(tmp_path: Path) -> None:
+    run = a_run(tmp_path)
+    with Reporter(run) as reporter:
+        reporter.update({"eos_fraction": 0.0}, is_judged=False)
+        reporter.step(1, {"loss": 1.0})
+    assert not (run.directory / "events.jsonl").exists()
+    found = lines(run.directory / "metrics.jsonl")
+    assert (found[0]["eos_fraction"], found[1]["health"]) == (0.0, 0)
+
+
 def test_health_survives_a_checkpoint(tmp_path: Path) -> None:
     with Reporter(a_run(tmp_path)) as one, Reporter(a_run(tmp_path)) as other:
         for step in range(1, 12):

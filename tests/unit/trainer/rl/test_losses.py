@@ -34,7 +34,15 @@ def test_a_transposed_batch_is_refused():
     with pytest.raises(ValueError, match="shapes"):
         losses.value_loss(x, x.T, x, x, 0.2)
     with pytest.raises(ValueError, match="shapes"):
+        losses.pairwise_loss(torch.zeros(3), torch.zeros(3), torch.zeros(3, 1))  # would broadcast to nine pairs
+    with pytest.raises(ValueError, match="shapes"):
         losses.lm_loss(torch.zeros(2, 4, 5), torch.zeros(2, 3, dtype=torch.int64), 1)
+
+
+def test_one_margin_for_all_pairs_may_be_a_scalar():
+    chosen, rejected = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 3.0])
+    expected = losses.pairwise_loss(chosen, rejected, torch.full((2,), 0.5))
+    assert losses.pairwise_loss(chosen, rejected, torch.tensor(0.5)) == losses.pairwise_loss(chosen, rejected, 0.5) == expected
 
 
 @pytest.mark.parametrize("count", [8, torch.tensor(8)])

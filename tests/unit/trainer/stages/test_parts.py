@@ -14,7 +14,7 @@ from rlhf_api.ppo import PPO
 from rlhf_api.stages import Quantize, RewardModel
 from rlhf_trainer.data.store import open_dataset, write_dataset
 from rlhf_trainer.errors import DataError, GateFailed, InputError
-from rlhf_trainer.stages import outputs, quantize, reward, setup
+from rlhf_trainer.stages import outputs, ppo, quantize, reward, setup
 from rlhf_trainer.stages.card import Card
 from rlhf_trainer.stages.ema import Ema
 from rlhf_trainer.stages.evaluate import choose_rows
@@ -83,6 +83,16 @@ def test_pair_metrics_count_ties_half_and_tell_sources_apart() -> None:
     assert metrics["accuracy_b"] == 0.0
     assert metrics["margin"] == pytest.approx(-2 / 3)
     assert metrics["length_correlation"] > 0.9
+
+
+@pytest.mark.rule("R6")
+def test_the_largest_sources_have_a_metric_with_a_legal_name() -> None:
+    """`web.a` and `web a` cannot be told apart by a metric's name: they are one."""
+    sources = [*(f"s{n}" for n in range(20)), "web.a", "web a", *(["s3"] * 2)]
+    metrics = reward.pair_metrics([PAIRS[0] | {"source": source} for source in sources])
+    names = [name.removeprefix("accuracy_") for name in metrics if name.startswith("accuracy_")]
+    assert len(names) == reward.MAX_SOURCES
+    assert {"web_a", "s3"} <= set(names)
 
 
 @pytest.mark.rule("R4", "R6")
@@ -163,6 +173,11 @@ def test_measured_rows_are_spread_and_fewer_for_large_models_on_a_cpu() -> None:
     assert len(choose_rows(rows, num_parameters=270 * 10**6, device="cuda")) == 256
     assert choose_rows(rows, num_parameters=10**6, device="cpu")[-1] is rows[597]
     assert choose_rows([], num_parameters=1, device="cpu") == []
+
+
+def test_answer_tokens_per_second_of_a_whole_rollout() -> None:
+    metrics = {"rollout_seconds": 2.0, "score_seconds": 1.0, "update_seconds": 5.0, "answer_tokens_mean": 20.0}
+    assert ppo.throughput(metrics, num_answers=16) == {"tokens_per_second": 40.0}
 
 
 def test_groups_are_consecutive() -> None:

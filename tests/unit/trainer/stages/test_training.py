@@ -111,6 +111,7 @@ def test_ppo_resumes_after_prepare_ran_again_but_not_with_another_reward_model(t
 @pytest.mark.rule("F6")
 def test_sft_lowers_the_loss_and_measures_the_base_model_first(shop: Workshop) -> None:
     result = sft.run(run := shop.sft(attempt=2, epochs=4))
+    assert "health" not in lines(run)[0]  # the base model is no patient
     assert result.metrics["eval_loss"] < result.metrics["base_eval_loss"]
     assert {"exact_match", "exact_match_en", "exact_match_zh", "exact_match_sampled", "refusal_fraction"} <= result.metrics.keys()
     assert result.step == 4 * 3  # 24 rows in windows of 8
@@ -192,7 +193,15 @@ def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
     assert "policy_loss" not in first  # rule P16: the critic learns alone
     assert second["kl_mean"] == 0.0  # and so the policy has not moved
     assert second["first_ratio_deviation"] == 0.0  # rule P5
-    assert {"kl_coef", "entropy", "reward_mean", "answer_tokens_mean", "eos_fraction", "vf_explained_var"} <= second.keys()
+    assert {
+        "tokens_per_second",
+        "kl_coef",
+        "entropy",
+        "reward_mean",
+        "answer_tokens_mean",
+        "eos_fraction",
+        "vf_explained_var",
+    } <= second.keys()
 
 
 @pytest.mark.rule("P17")
