@@ -20,6 +20,8 @@ Key = tuple[str, str]
 
 _FIRST_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 300.0
 _JITTER = 0.2
+_VOID_TIMERS = 64
+"""So many may stay besides as many as there are live ones: then looking through all of them costs nothing on average."""
 
 
 class Lane(StrEnum):
@@ -82,6 +84,7 @@ class WorkQueue:
         serial = next(self._serial)
         self._due[key] = (due, serial)
         heapq.heappush(self._timers, (due, serial, key, lane))
+        self._drop_void_timers()
         self._changed.set()
 
     def retry(self, key: Key, lane: Lane = Lane.NORMAL) -> float:
@@ -150,6 +153,12 @@ class WorkQueue:
     def oldest_age(self, lane: Lane) -> float:
         """For how long the oldest key of a lane has waited, in seconds."""
         return max((self.clock() - waiting.since for waiting in self._waiting.values() if waiting.lane is lane), default=0.0)
+
+    def _drop_void_timers(self) -> None:
+        """A void timer leaves when it would have fired. Some are days away and set anew in every round: they must not wait for that."""
+        if len(self._timers) > 2 * len(self._due) + _VOID_TIMERS:
+            self._timers = [timer for timer in self._timers if self._due.get(timer[2]) == timer[:2]]
+            heapq.heapify(self._timers)
 
     def _promote(self) -> None:
         now = self.clock()

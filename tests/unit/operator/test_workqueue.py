@@ -65,6 +65,21 @@ def test_a_round_makes_the_timer_void(queue: WorkQueue, clock: Clock) -> None:
     assert queue.next_due() is None
 
 
+def test_timers_that_rounds_made_void_are_not_kept(queue: WorkQueue, clock: Clock) -> None:
+    """A finished job with a time to live of a week is visited every few minutes, and asks for the end of the week each time."""
+    queue.add_after(B, 3600)
+    for _ in range(1000):
+        queue.add(A)
+        assert queue.take() == A
+        queue.add_after(A, 604_800)
+        queue.done(A)
+    assert len(queue._timers) < 100
+    clock.now += 3600
+    assert queue.take() == B
+    clock.now += 604_800
+    assert queue.take() == A
+
+
 @pytest.mark.parametrize("seconds", [0, -1])
 def test_no_delay_is_now(queue: WorkQueue, seconds: float) -> None:
     queue.add_after(A, seconds)
