@@ -23,6 +23,7 @@ def run(
     lease_namespace: Annotated[
         str, typer.Option(help="Namespace of the Lease outside a cluster; in a pod it is the pod's.")
     ] = "rlhf-system",
+    lease_name: Annotated[str, typer.Option(help="Name of the Lease: of several operators with one name, one leads.")] = "rlhf-operator",
     leader_election: Annotated[bool, typer.Option(help="Lead only with the Lease; off means that nobody else runs.")] = True,
     cluster_domain: Annotated[str, typer.Option(help="DNS domain of the cluster.")] = "cluster.local",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of /healthz, /readyz and /metrics; 0: a free one.")] = 8080,
@@ -45,6 +46,7 @@ def run(
         context=context,
         namespaces=tuple(namespace or ()),
         lease_namespace=lease_namespace,
+        lease_name=lease_name,
         leader_election=leader_election,
         cluster_domain=cluster_domain,
         port=port,

@@ -40,6 +40,18 @@ async def test_throttling_is_waited_out(wire: Wire) -> None:
 
 
 @on_the_wire
+async def test_while_it_is_throttled_the_lease_is_renewed(wire: Wire) -> None:
+    wire.add_profile()
+    await wire.start_operator(leader_election=True)
+    await wire.until_watching()
+    wire.server.intercept = Once("create Job", refused(429, "TooManyRequests", **{"Retry-After": "20"}))
+    wire.add_job()
+    await eventually(lambda: wire.server.count("create Job") == 1, "the refusal")
+    seen = wire.server.count("update Lease")
+    await eventually(lambda: wire.server.count("update Lease") >= seen + 3, "three renewals", deadline_seconds=4)
+
+
+@on_the_wire
 async def test_a_stale_status_is_decided_anew(wire: Wire) -> None:
     wire.server.intercept = Once("apply RLHFJob", refused(409, "Conflict"), times=3)
     await _run_a_job(wire)

@@ -5,7 +5,7 @@ import json
 import aiohttp
 from aiohttp import web
 
-from rlhf_operator.shell.leader import LEASE
+from rlhf_api.names import MANAGER as LEASE
 from rlhf_operator.shell.process import LOST, STOPPED
 from tests.support.wire import Wire, eventually, on_the_wire
 

@@ -28,6 +28,8 @@ _BY_CODE: Mapping[int, type[ApiError]] = {
     429: Throttled,
 }
 _MAX_MESSAGE = 2000
+LONGEST_PAUSE_SECONDS = 30.0
+"""A pause holds up every request of the process. Whatever a server or a proxy before it asks for, it is asked again after this."""
 
 
 def error_of(code: int, body: bytes, retry_after: str | None = None) -> ApiError:
@@ -52,8 +54,8 @@ def _status_of(body: bytes) -> Mapping[str, Any]:
 
 
 def _seconds(header: str | None, status: Mapping[str, Any]) -> float | None:
-    """The server's wish. Retry-After may be a date too, which no API server sends: then the body or the default counts."""
+    """The server's wish, within reason. Retry-After may be a date too, which no API server sends: then the body or the default counts."""
     if header is not None and header.strip().isdigit():
-        return float(header)
+        return min(float(header), LONGEST_PAUSE_SECONDS)
     wanted = (status.get("details") or {}).get("retryAfterSeconds")
-    return float(wanted) if isinstance(wanted, int) and wanted > 0 else None
+    return min(float(wanted), LONGEST_PAUSE_SECONDS) if isinstance(wanted, int) and wanted > 0 else None

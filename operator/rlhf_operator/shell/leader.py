@@ -15,7 +15,6 @@ from rlhf_api import names
 from rlhf_operator.shell.kube import AlreadyExists, ApiError, Conflict, KubeApi, NotFound, Object
 
 _LOG = logging.getLogger(__name__)
-LEASE = names.MANAGER
 DURATION_SECONDS, RENEW_SECONDS, GIVE_UP_SECONDS = 15, 5.0, 10.0
 
 
@@ -50,6 +49,7 @@ class Elector:
 
     Args:
         api: writes without asking the guard; the Lease protects itself by its resourceVersion.
+        name: of the Lease.
         now: UTC time, for other processes' eyes; validity is counted on `guard.clock`.
     """
 
@@ -60,11 +60,12 @@ class Elector:
         *,
         namespace: str,
         identity: str,
+        name: str = names.MANAGER,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._api, self._guard = api, guard
-        self._namespace, self._identity = namespace, identity
+        self._namespace, self._name, self._identity = namespace, name, identity
         self._now, self._sleep = now, sleep
         self._seen: tuple[object, float] = (None, 0.0)
         guard.valid_until = float("-inf")
@@ -103,7 +104,7 @@ class Elector:
         """Let another process start at once. Best effort: else the Lease expires."""
         self._guard.valid_until = float("-inf")
         try:
-            lease = await self._api.get("Lease", self._namespace, LEASE)
+            lease = await self._api.get("Lease", self._namespace, self._name)
             if lease["spec"].get("holderIdentity") == self._identity:
                 spec = {**lease["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._time()}
                 await self._api.replace("Lease", self._namespace, {**lease, "spec": spec})
@@ -114,9 +115,9 @@ class Elector:
         """Take or renew the Lease if nobody else holds it. True: it is ours from now on."""
         asked = self._guard.clock()
         try:
-            lease = await self._api.get("Lease", self._namespace, LEASE)
+            lease = await self._api.get("Lease", self._namespace, self._name)
         except NotFound:
-            return await self._write(self._api.create, {"metadata": {"name": LEASE, "namespace": self._namespace}, "spec": {}}, asked)
+            return await self._write(self._api.create, {"metadata": {"name": self._name, "namespace": self._namespace}, "spec": {}}, asked)
         if self._is_held_by_another(lease):
             return False
         return await self._write(self._api.replace, lease, asked)

@@ -38,6 +38,8 @@ from rlhf_operator.shell.workqueue import WorkQueue
 _LOG = logging.getLogger(__name__)
 STOPPED, LOST = 0, 1
 START_AGAIN_SECONDS = 2.0
+LEASE_REQUESTS_PER_SECOND = 10.0
+"""It needs two in five seconds."""
 
 
 class OperatorProcess:
@@ -64,7 +66,8 @@ class OperatorProcess:
         await self._connection.reload()
         bucket = TokenBucket(self._options.requests_per_second, self._options.request_burst)
         api = ClusterApi(self._connection, bucket, self._metrics, self._guard.check)
-        unguarded = ClusterApi(self._connection, bucket, self._metrics)  # for the Lease, which guards itself
+        # For the Lease, which guards itself. Waiting behind the jobs' requests, or pausing with them, would cost the leadership.
+        unguarded = ClusterApi(self._connection, TokenBucket(LEASE_REQUESTS_PER_SECOND, LEASE_REQUESTS_PER_SECOND), self._metrics)
         runner = await self._health.serve(self._options.port)
         self.port = runner.addresses[0][1]
         beat = asyncio.create_task(self._health.beat(), name="heartbeat")
@@ -105,7 +108,8 @@ class OperatorProcess:
             await self._operate(api, None)
             return
         namespace = own_namespace(self._options.lease_namespace)
-        elector = Elector(unguarded, self._guard, namespace=namespace, identity=f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}")
+        identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
+        elector = Elector(unguarded, self._guard, namespace=namespace, identity=identity, name=self._options.lease_name)
         self._health.is_ready = True  # standing by is all that a standby has to do
         await elector.acquire()
         self._health.is_ready = False

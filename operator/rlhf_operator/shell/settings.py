@@ -18,6 +18,8 @@ class Options:
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all of them."""
     lease_namespace: str = "rlhf-system"
+    lease_name: str = names.MANAGER
+    """Operators with one name lead one after the other; those of two installations, for different namespaces, at the same time."""
     leader_election: bool = True
     cluster_domain: str = "cluster.local"
     port: int = 8080

@@ -155,6 +155,11 @@ def test_flags_of_the_deployment_exist() -> None:
     assert used <= known
 
 
+def test_the_lease_has_the_name_of_the_installation() -> None:
+    """Two installations with one Lease would serve only one set of namespaces."""
+    assert '- --lease-name={{ include "rlhf.name" . }}\n' in read("templates/deployment.yaml")
+
+
 def test_the_labels_are_those_that_network_policies_of_jobs_look_for() -> None:
     assert f"{names.LABEL_APP_NAME}: {names.MANAGER}\n" in read("templates/_helpers.tpl")
     policy = read("templates/networkpolicy.yaml")

@@ -58,6 +58,8 @@ def test_an_answer_of_a_proxy_is_an_error_too(body: bytes) -> None:
     [
         ("7", {}, 7),
         (None, {"retryAfterSeconds": 3}, 3),
+        ("86400", {}, 30),
+        (None, {"retryAfterSeconds": 86400}, 30),
         ("Wed, 21 Oct 2026 07:28:00 GMT", {}, None),
         (None, {}, None),
         (None, {"retryAfterSeconds": 0}, None),

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
+from rlhf_api.names import MANAGER as LEASE
 from rlhf_operator.local.memory import MemoryApi
 from rlhf_operator.local.store import Store
 from rlhf_operator.shell.kube import Unavailable
-from rlhf_operator.shell.leader import DURATION_SECONDS, GIVE_UP_SECONDS, LEASE, Elector, Guard, LeadershipLost
+from rlhf_operator.shell.leader import DURATION_SECONDS, GIVE_UP_SECONDS, Elector, Guard, LeadershipLost
 
 NOON = datetime(2026, 7, 28, 12, tzinfo=UTC)
 
@@ -91,6 +92,18 @@ def test_a_lease_that_is_renewed_is_not_taken() -> None:
         run(second.acquire())
     assert world.now > 3 * DURATION_SECONDS
     assert not guard.is_valid
+
+
+def test_two_installations_lead_at_the_same_time() -> None:
+    world = World()
+    first, guard = world.elector("one")
+    other_guard = Guard(clock=lambda: world.now)
+    second = Elector(world.api, other_guard, namespace="ns", identity="two", name="team-b", sleep=world.sleep)
+    run(first.acquire())
+    run(second.acquire())
+    assert guard.is_valid
+    assert other_guard.is_valid
+    assert world.store.get("Lease", "ns", "team-b")["spec"]["holderIdentity"] == "two"
 
 
 def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
