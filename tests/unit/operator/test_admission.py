@@ -98,12 +98,21 @@ def test_a_profile_may_require_signatures() -> None:
     assert refused(with_publish(), profile) == ("SigningNotConfigured", "the profile requires publish.sign: true")
 
 
+def judged(spec: dict[str, Any], **profile: Any) -> admission.Refusal | None:
+    """What the profile alone says, whatever this version cannot do at all."""
+    rules = ProfileObject(name="default", uid="p", generation=1, spec=ProfileSpec.from_wire({**PROFILE, **profile}))
+    job = RLHFJobSpec.from_wire(spec)
+    return admission.judge(Observed(name="chat", namespace="team-a", uid="u", generation=1, created=NOON, spec=job, profile=rules))
+
+
+def test_remote_code_needs_the_profiles_leave() -> None:
+    refusal = judged(one_stage(model={**HELLO["model"], "trustRemoteCode": True}))
+    assert refusal is not None
+    assert (refusal.reason, refusal.message) == ("SourceNotAllowed", "the profile does not allow trustRemoteCode")
+
+
 def test_signing_needs_a_key_of_the_profile() -> None:
-    rules = ProfileSpec.from_wire({**PROFILE, "storage": {"allowExistingClaims": True}, "publish": {"allow": ["pvc://"]}})
-    spec = RLHFJobSpec.from_wire(with_publish(sign=True))
-    profile = ProfileObject(name="default", uid="p", generation=1, spec=rules)
-    observed = Observed(name="chat", namespace="team-a", uid="u", generation=1, created=NOON, spec=spec, profile=profile)
-    refusal = admission.judge(observed)
+    refusal = judged(with_publish(sign=True), storage={"allowExistingClaims": True}, publish={"allow": ["pvc://"]})
     assert refusal is not None
     assert (refusal.reason, refusal.message) == ("SigningNotConfigured", "publish.sign needs a profile with publish.signingSecretName")
 

@@ -1,6 +1,7 @@
 """What becomes of an open attempt: started, proven, failed, evicted, overdue, deleted, or not ours."""
 
 import copy
+import dataclasses
 import json
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from rlhf_api import names
 from rlhf_api.outcome import Outcome
 from rlhf_api.status import JobPhase, StagePhase
+from rlhf_operator.core.decide import decide
 from rlhf_operator.core.model import Settings
 from rlhf_operator.shell.kube import Forbidden
 from tests.support.rig import DIGEST, PROFILE, Rig, one_stage
@@ -109,6 +111,28 @@ class TestFailure:
         rig.ends_deleted_pods = True
         rig.settle()
         assert rig.stage("sft").attempt == 2
+
+    def test_an_attempt_without_a_job_waits_while_the_job_is_not_accepted(self) -> None:
+        rig = Rig(one_stage())
+        rig.succeed("prepare")
+        rig.api.faults.fail("create", "Job", Forbidden("exceeded quota: pods"), every=True)
+        rig.checks = False
+        rig.finish("sft", 1)
+        rig.api.faults.clear()
+        rig.checks = True
+        rig.change(priorityClassName="high")
+        assert rig.condition("Accepted")[:2] == ("False", "LimitExceeded")
+        assert "chat-sft-r2" not in rig.jobs()
+        rig.change(priorityClassName=None)
+        assert (rig.attempt("sft").attempt, "chat-sft-r2" in rig.jobs()) == (2, True)
+
+    def test_pods_that_were_not_listed_are_not_gone(self) -> None:
+        rig = running()
+        rig.end(rig.pods("sft")[0], 1)
+        rig.runner.sync()
+        unlisted = dataclasses.replace(rig.observed(), pods=(), listed=frozenset())
+        plan = decide(unlisted, rig.now)
+        assert (plan.is_empty, plan.requeue_seconds) == (True, 0.0)
 
     def test_the_job_event_may_come_before_the_pods_final_status(self) -> None:
         rig = running()
@@ -350,6 +374,17 @@ class TestOwnership:
         rig.settle()
         assert rig.condition("Accepted")[:2] == ("False", "NameConflict")
         assert rig.requeue == 60
+
+    def test_a_job_in_the_place_of_ours_before_its_uid_was_known_is_a_conflict(self) -> None:
+        rig = Rig(one_stage(), settings=Settings(uid_write_seconds=1000))
+        rig.succeed("prepare")
+        rig.reconciler = rig.new_reconciler()
+        body = rig.job("sft")
+        body["spec"]["backoffLimit"] = 6
+        rig.store.update("Job", "team-a", body)
+        rig.settle()
+        assert rig.condition("Accepted") == ("False", "NameConflict", "Job chat-sft-r1 exists and is not this attempt's")
+        assert (rig.requeue, rig.attempt("sft").outcome) == (60, None)
 
     def test_a_foreign_job_of_that_name_is_a_conflict_until_it_leaves(self) -> None:
         rig = Rig(one_stage())
