@@ -217,12 +217,13 @@ def _with_progress(own: StageStatus, reading: Reading | None, job: LiveJob) -> S
         eta_seconds=None if document.eta_seconds is None else round(document.eta_seconds),
         update_time=reading.received,
     )
-    resumed = own.attempts[-1].model_copy(update={"resumed_from": text.checkpoint(document.resumed_from) or own.attempts[-1].resumed_from})
+    resumed_from = text.checkpoint(document.resumed_from, own.name) or own.attempts[-1].resumed_from
+    resumed = own.attempts[-1].model_copy(update={"resumed_from": resumed_from})
     return own.model_copy(
         update={
             "progress": progress,
             "metrics": text.metrics(document.metrics) or own.metrics,
-            "checkpoint": text.newer(own.checkpoint, text.checkpoint(document.checkpoint)),
+            "checkpoint": text.newer(own.checkpoint, text.checkpoint(document.checkpoint, own.name)),
             "attempts": (*own.attempts[:-1], resumed),
         }
     )

@@ -105,7 +105,7 @@ def record(status: StageStatus, ending: Ending, now: datetime) -> StageStatus:
             "node": ending.node,
             "index": ending.index,
             "message": text.clean(ending.message),
-            "resumed_from": text.checkpoint(report.resumed_from) if report else attempt.resumed_from,
+            "resumed_from": text.checkpoint(report.resumed_from, status.name) if report else attempt.resumed_from,
         }
     )
     return status.model_copy(
@@ -113,7 +113,7 @@ def record(status: StageStatus, ending: Ending, now: datetime) -> StageStatus:
             "attempts": (*status.attempts[:-1], ended),
             "counted_failures": status.counted_failures + (ending.budget is Budget.ATTEMPT),
             "disruptions": status.disruptions + (ending.budget is Budget.DISRUPTION),
-            "checkpoint": text.newer(status.checkpoint, text.checkpoint(report.checkpoint) if report else None),
+            "checkpoint": text.newer(status.checkpoint, text.checkpoint(report.checkpoint, status.name) if report else None),
             "metrics": text.metrics(report.metrics) if report and report.metrics else status.metrics,
             "pods": None,
         }

@@ -9,7 +9,7 @@ from rlhf_api import names
 from rlhf_api.outcome import CheckpointRef
 from rlhf_api.status import MAX_METRICS, MAX_STAGE_MESSAGE, CheckpointStatus, Metric
 
-_CHECKPOINT = re.compile(rf"{names.DIR_STAGES}/[a-z]([-a-z0-9]{{0,13}}[a-z0-9])?/r[1-9][0-9]{{0,8}}/{names.DIR_CHECKPOINTS}/[0-9]{{1,16}}")
+_CHECKPOINT = re.compile(rf"{names.DIR_STAGES}/([-a-z0-9]+)/r[1-9][0-9]{{0,8}}/{names.DIR_CHECKPOINTS}/[0-9]{{1,16}}")
 
 
 def clean(text: str, limit: int = MAX_STAGE_MESSAGE) -> str:
@@ -28,9 +28,10 @@ def metrics(values: Mapping[str, float]) -> tuple[Metric, ...]:
     return tuple(Metric(name=name, value=value) for name, value in found.items())[:MAX_METRICS]
 
 
-def checkpoint(reference: CheckpointRef | None) -> CheckpointStatus | None:
-    """A checkpoint that a pod reported; None when its path could not be one of ours: `stages/<stage>/r<N>/checkpoints/<step>`."""
-    if reference is None or _CHECKPOINT.fullmatch(reference.path) is None:
+def checkpoint(reference: CheckpointRef | None, stage: str) -> CheckpointStatus | None:
+    """A checkpoint that a pod of the stage reported; None when it is not one of its own: `stages/<stage>/r<N>/checkpoints/<step>`."""
+    found = _CHECKPOINT.fullmatch(reference.path) if reference is not None else None
+    if reference is None or found is None or found[1] != stage:
         return None
     # A year that the API's format does not have: the checkpoint counts without it.
     time = reference.time if reference.time is not None and 1970 <= reference.time.year < 9999 else None

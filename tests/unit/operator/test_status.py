@@ -118,7 +118,7 @@ class TestText:
     def test_a_time_that_the_api_cannot_write_is_left_out(self) -> None:
         report = {"outcome": "Preempted", "exitCode": 75}
         wire = {"path": "stages/sft/r1/checkpoints/1", "step": 1, "digest": DIGEST, "time": "0001-01-01T00:00:00+14:00"}
-        found = checkpoint(TerminationMessage.from_wire({**report, "checkpoint": wire}).checkpoint)
+        found = checkpoint(TerminationMessage.from_wire({**report, "checkpoint": wire}).checkpoint, "sft")
         assert found is not None
         assert found.time is None
 
@@ -127,13 +127,14 @@ class TestText:
         [
             "../escape", "stages/../x", "x" * 300, "x", "stages/sft/r1/checkpoints/1/..", "stages/sft/r1/checkpoints/x",
             "stages/sft/r1/checkpoints/\u202e1", "stages/sft/r1/output", "stages/SFT/r1/checkpoints/1",
+            "stages/other/r1/checkpoints/1",
         ],
     )  # fmt: skip
     def test_a_path_that_cannot_be_ours_is_no_checkpoint(self, path: str) -> None:
         report = TerminationMessage.from_wire(
             {"outcome": "Preempted", "exitCode": 75, "checkpoint": {"path": path, "step": 1, "digest": DIGEST}}
         )
-        assert checkpoint(report.checkpoint) is None
+        assert checkpoint(report.checkpoint, "sft") is None
 
     def test_the_checkpoint_with_more_steps_counts(self) -> None:
         five, six = (CheckpointStatus(path=f"c/{step}", step=step, digest=DIGEST) for step in (5, 6))
