@@ -140,6 +140,7 @@ class Reconciler:
         if plan.status is not None and not is_first:
             await self._write_status(observed, plan)
             soft.created.clear()
+            soft.is_running = holds_slot(plan.status)  # whatever becomes of the actions
         self._crash_here("status")
         for action in plan.after:
             await self._apply(observed, action, soft)

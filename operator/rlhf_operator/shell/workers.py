@@ -79,7 +79,7 @@ class Workers:
         self.queue.forget(key)
         if self.reconciler.has_failed(key):
             self._count_retry(key)
-        if holds and not self._is_running(key):
+        if holds and not self._is_running(key) and not self.reconciler.has_failed(key):  # after an error nobody knows: it may run
             self._start(self.slots.free(key))
         if not self.reconciler.knows(key):
             self.known.drop(key)  # also when its deletion fell into a gap of the watch

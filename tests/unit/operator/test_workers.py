@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import pytest
+
 from rlhf_api import names
 from rlhf_operator.shell.handlers import Handlers
 from rlhf_operator.shell.known import Known
+from rlhf_operator.shell.kube import Unavailable
 from rlhf_operator.shell.metrics import Metrics
 from rlhf_operator.shell.slots import Slots
 from rlhf_operator.shell.workers import Workers
@@ -109,6 +112,29 @@ def test_a_suspended_job_gives_its_slot_back_and_waits_for_another_when_it_is_re
     shell.change(OTHER, suspend=True)
     assert shell.running() == {"chat"}
     assert shell.reason(CHAT) == ""
+
+
+@pytest.mark.parametrize(("verb", "kind"), [("create", "Job"), ("apply_status", names.KIND_JOB)])
+def test_a_start_whose_answer_was_lost_keeps_its_slot(verb: str, kind: str) -> None:
+    shell = Shell()
+    shell.change(CHAT, suspend=True)
+    shell.change(CHAT, suspend=False)
+    shell.rig.store.create(names.KIND_JOB, "team-a", {"metadata": {"name": "third"}, "spec": SPEC})
+    shell.settle()
+    body = shell.rig.store.get(names.KIND_JOB, *OTHER)
+    shell.rig.store.update(names.KIND_JOB, "team-a", {**body, "spec": {**body["spec"], "suspend": True}})
+    for _ in range(4):
+        shell.deliver()
+        at_once(shell.workers._round(OTHER))
+        shell.rig.runner.sync()
+        shell.rig._end_deleted_pods()
+    assert shell.phase(OTHER) == "Suspended"
+    shell.rig.api.faults.fail(verb, kind, Unavailable("connection lost"), applied=True)
+    at_once(shell.workers._round(CHAT))
+    at_once(shell.workers._round(("team-a", "third")))
+    shell.rig.api.faults.clear()
+    shell.settle()
+    assert shell.running() == {"chat"}
 
 
 def test_a_rerun_waits_for_a_slot_like_a_new_job() -> None:
