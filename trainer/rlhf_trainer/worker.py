@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Run | None = None
     try:
         run = build_run(options, exchange, local_rank, stop)
-        words = _words_of(run, _run_stage(run))
+        words = _words_of(run, run_stage(run))
     except BaseException as error:
         words = _words_of_failure(run, error)
     if exchange is not None:
@@ -95,7 +95,12 @@ def build_run(options: Options, exchange: Exchange | None, local_rank: int, stop
     return run
 
 
-def _run_stage(run: Run) -> StageResult:
+def run_stage(run: Run) -> StageResult:
+    """Seeds, process group, and the stage to its end. Once a process.
+
+    Raises:
+        StageError: see errors.py; other exceptions become one in `failures.as_stage_error`.
+    """
     stage_type = run.config.stage.type
     stage = importlib.import_module(f"rlhf_trainer.stages.{MODULES[stage_type]}")
     _check_stop(run)
