@@ -89,6 +89,7 @@ golden: setup ## Write the CRDs, docs/fields.md and the golden files anew; the d
 	cp crds/*.rlhf.dev.yaml charts/rlhf-operator/crds/
 	cp crds/rlhfjob-changes.yaml crds/optional/profile-limits.yaml charts/rlhf-operator/policies/
 	GOLDEN=write $(BIN)/pytest -q $(UNIT)/api $(UNIT)/cli $(UNIT)/operator/test_metrics.py
+	GOLDEN=write $(BIN)/pytest -q $(CLUSTER)/test_chart.py -k renders_are_public
 
 clean: ## Remove what was installed, run and built here (models/ and downloads stay)
 	rm -rf .venv .rlhf .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
