@@ -83,7 +83,7 @@ format: setup ## Format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-golden: setup ## Write the CRDs, docs/fields.md and the golden files anew; the diff is a decision
+golden: setup ## Write the CRDs, docs/fields.md and the golden files anew (needs Go, for Helm); the diff is a decision
 	$(BIN)/python -m rlhf_api.crd.render
 	$(BIN)/python -m rlhf_api.crd.manual > docs/fields.md
 	cp crds/*.rlhf.dev.yaml charts/rlhf-operator/crds/
