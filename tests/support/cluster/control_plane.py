@@ -249,10 +249,19 @@ def install_crds(plane: ControlPlane, *, with_limits: bool = False) -> None:
     """Install what `crds/` has, and wait until the API server serves it. `with_limits`: the optional policy on profiles' limits too."""
     files = [CRDS, *([CRDS / "optional"] if with_limits else [])]
     plane.kubectl("apply", "--server-side", *(f"--filename={path}" for path in files))
-    # Not `kubectl wait`: for a moment a new CRD has `conditions: null`, and kubectl 1.36 ends with an accessor error on it.
-    established = "--output=jsonpath={.items[*].status.conditions[?(@.type=='Established')].status}"
+    eventually(lambda: all(map(_is_established, _definitions(plane))), 30, "the CRDs are established")
+
+
+def _definitions(plane: ControlPlane) -> list[dict[str, Any]]:
     crds = ("crd/rlhfjobs.rlhf.dev", "crd/clusterrlhfprofiles.rlhf.dev")
-    eventually(lambda: plane.kubectl("get", *crds, established).split() == ["True", "True"], 30, "the CRDs are established")
+    found: list[dict[str, Any]] = json.loads(plane.kubectl("get", *crds, "--output=json"))["items"]
+    return found
+
+
+def _is_established(definition: dict[str, Any]) -> bool:
+    """Read here and not by kubectl: for a moment a new CRD has `conditions: null`, on which `wait` and `jsonpath` end with an error."""
+    conditions = definition.get("status", {}).get("conditions") or ()
+    return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
 
 
 def free_ports(count: int) -> list[int]:
