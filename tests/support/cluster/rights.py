@@ -6,6 +6,7 @@ from typing import Any
 from rlhf_api import names
 from tests.support.cluster.control_plane import ControlPlane
 from tests.support.cluster.rest import Object, Refused, Rest
+from tests.support.eventually import eventually
 
 NAMESPACE = "rlhf-system"
 ACCOUNT = "rlhf-operator"
@@ -65,6 +66,21 @@ def grant_in(rest: Rest, namespace: str, name: str, rules: tuple[Object, ...], s
     _create(rest, f"{path}/roles", {"metadata": {"name": name}, "rules": list(rules)})
     reference = {"apiGroup": group, "kind": "Role", "name": name}
     _create(rest, f"{path}/rolebindings", {"metadata": {"name": name}, "roleRef": reference, "subjects": [dict(subject)]})
+
+
+def grant_user(rest: Rest, namespace: str, user: str) -> None:
+    """The role of a user in one namespace. Returns when the authorizer has heard of it, which is a moment after the binding exists."""
+    grant_in(rest, namespace, USER_ROLE, USER_RULES, {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"})
+    eventually(lambda: may(rest, user, "create", f"{names.GROUP}/rlhfjobs", namespace), 30, f"the rights of {user}")
+
+
+def may(rest: Rest, user: str, verb: str, resource: str, namespace: str) -> bool:
+    """What the API server's own authorizer says. `resource` is `group/plural` or `group/plural/subresource`."""
+    group, plural, *subresource = resource.split("/")
+    attributes = {"verb": verb, "group": group, "resource": plural, "namespace": namespace, "subresource": "".join(subresource)}
+    groups = ["system:authenticated", "system:serviceaccounts"] if user.startswith("system:serviceaccount") else ["system:authenticated"]
+    body = {"spec": {"user": user, "groups": groups, "resourceAttributes": attributes}}
+    return bool(rest.create("/apis/authorization.k8s.io/v1/subjectaccessreviews", body)["status"]["allowed"])
 
 
 def _create(rest: Rest, path: str, body: Object) -> None:
