@@ -34,7 +34,8 @@ demo: setup ## The whole chain on a tiny model: raw text to a 4-bit chat model, 
 demo-real: setup ## The same chain on a real pretrained model (Gemma-3 270M, fetched under its licence)
 	@mkdir -p models
 	$(BIN)/python examples/real-model/fetch.py --to models/gemma3-270m
-	$(BIN)/rlhf run examples/real-chat.yaml --claim models=models --fresh
+	$(BIN)/python examples/real-model/job.py --to models/real-chat.yaml
+	$(BIN)/rlhf run models/real-chat.yaml --claim models=models --fresh
 	$(BIN)/python examples/real-model/check.py .rlhf/real-chat models/real-chat
 
 ##@ Work on it
