@@ -108,7 +108,7 @@ def _look(observed: Observed, status: JobStatus, stage: StageSpec, own: StageSta
     if error is not None and error.kind == "Service" and error.name == job.name and error.reason == names.REASON_NAME_CONFLICT:
         ending = failure.disruption(names.REASON_NAME_CONFLICT, error.message)  # without its Service the gang can never meet
         return end(stage, own, ending, now)
-    is_steady = job.failure is None and not job.is_complete and job.num_ready >= stage.topology.nodes
+    is_steady = not job.has_ended and job.num_ready >= stage.topology.nodes
     if job.name not in observed.listed and not is_steady and not stall.is_early(job, stage.topology.nodes, now):
         return Step(status=own, requeue_seconds=0.0)  # pods that nobody asked for are not pods that are gone: look again, with them
     pods = observed.pods_of(stage.name, job.attempt)

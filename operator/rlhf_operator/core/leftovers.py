@@ -7,7 +7,6 @@ delete that was lost, with its answer or with the operator, is asked for again i
 from collections.abc import Iterator
 
 from rlhf_api.status import JobStatus, StageStatus
-from rlhf_operator.core.live import LiveJob
 from rlhf_operator.core.model import Delete, Observed, open_attempt
 
 
@@ -21,7 +20,7 @@ def _deletes(observed: Observed, stages: dict[str, StageStatus]) -> Iterator[Del
         stage = stages.get(job.stage)
         if stage is None or job.owner_uid != observed.uid or job.is_being_deleted:
             continue
-        if _has_ended(stage, job.attempt) and _may_run(job):
+        if _has_ended(stage, job.attempt) and not job.has_ended:  # its pods hold their GPUs
             yield Delete("Job", job.name, job.uid)  # in the foreground: the next attempt waits for its pods
         elif job.attempt < stage.attempt - 1:
             yield Delete("Job", job.name, job.uid, "Background")  # kept for its logs, which newer ones have superseded
@@ -31,8 +30,3 @@ def _has_ended(stage: StageStatus, attempt: int) -> bool:
     """Only the newest attempt can be open. A number above it was created before the status could speak of it."""
     newest = open_attempt(stage)
     return attempt < stage.attempt or (attempt == stage.attempt and newest is None)
-
-
-def _may_run(job: LiveJob) -> bool:
-    """The Job has not ended and will not end by itself now: its pods hold their GPUs."""
-    return not job.is_complete and job.failure is None

@@ -44,6 +44,11 @@ class LiveJob:
         return self.conditions.get("Failed", self.conditions.get("FailureTarget"))
 
     @property
+    def has_ended(self) -> bool:
+        """It is complete, or its failure is certain: no pod of it goes on by itself."""
+        return self.is_complete or self.failure is not None
+
+    @property
     def was_suspended(self) -> bool:
         """The queue took its pods away."""
         return self.is_suspended and "Suspended" in self.conditions

@@ -44,7 +44,7 @@ def while_running(job: LiveJob, reading: Reading | None, deadline_seconds: int, 
 
 def is_early(job: LiveJob, num_nodes: int, now: datetime) -> bool:
     """The Job has only just started, and has neither ended nor all pods ready: nothing that its pods could say counts yet."""
-    is_open = job.failure is None and not job.is_complete and not job.is_being_deleted and job.num_ready < num_nodes
+    is_open = not job.has_ended and not job.is_being_deleted and job.num_ready < num_nodes
     return is_open and text.seconds_between(job.started or job.created, now) < NO_PODS_SECONDS
 
 

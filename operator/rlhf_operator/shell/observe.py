@@ -240,7 +240,7 @@ def _note_targets(observed: Observed, soft: Soft) -> None:
 
 
 def _is_steady(job: LiveJob, num_nodes: int) -> bool:
-    return job.failure is None and not job.is_complete and not job.is_suspended and job.num_ready >= num_nodes
+    return not job.has_ended and not job.is_suspended and job.num_ready >= num_nodes
 
 
 async def _secrets(api: KubeApi, observed: Observed) -> dict[str, bool]:
