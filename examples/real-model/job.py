@@ -2,8 +2,8 @@
 
     python examples/real-model/job.py --to models/real-chat.yaml
 
-Without such instructions (AVX512-BF16, AMX, or bf16 of Arm) bf16 is emulated: a step of this model then takes minutes instead of seconds.
-With them bf16 is three times faster than fp32. Read from /proc/cpuinfo; where there is none, fp32.
+Without instructions for bf16 it is emulated: a step of this model then takes minutes instead of seconds. With them it is three times
+faster than fp32.
 """
 
 from __future__ import annotations
@@ -12,16 +12,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from rlhf_trainer.cpu import fastest_precision
+
 EXAMPLE = Path(__file__).parents[1] / "real-chat.yaml"
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _LINE = "    precision: bf16\n"
-
-
-def precision_of(cpuinfo: str) -> str:
-    """The number format in which a CPU trains fastest, from the text of /proc/cpuinfo."""
-    lines = (line.partition(":") for line in cpuinfo.splitlines())
-    flags = {flag for name, _, value in lines if name.strip() in ("flags", "Features") for flag in value.split()}
-    return "bf16" if flags & BF16_FLAGS else "fp32"
 
 
 def job_file(precision: str) -> str:
@@ -41,8 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="job.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--to", type=Path, required=True)
     options = parser.parse_args(arguments)
-    cpuinfo = Path("/proc/cpuinfo")
-    precision = precision_of(cpuinfo.read_text("utf-8") if cpuinfo.is_file() else "")
+    precision = fastest_precision()
     options.to.write_text(job_file(precision), "utf-8")
     print(f"{options.to}: {EXAMPLE.name} with precision {precision}, the faster one on this CPU")
 

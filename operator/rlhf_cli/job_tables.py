@@ -18,17 +18,20 @@ NEVER = "–"
 NO_JOBS_HERE = "no jobs below .rlhf; start one: rlhf run JOB_FILE"
 
 
-def print_list(console: Console, jobs: Iterable[Mapping[str, Any]], now: datetime, *, empty: str = NO_JOBS_HERE) -> None:
-    """One line a job: Phase, Stage, Done, Reason, Age, as the CRD's printer columns."""
+def print_list(
+    console: Console, jobs: Iterable[Mapping[str, Any]], now: datetime, *, empty: str = NO_JOBS_HERE, has_namespaces: bool = False
+) -> None:
+    """One line a job: Phase, Stage, Done, Reason, Age, as the CRD's printer columns; before them the namespace, where there are several."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "PHASE", "STAGE", "DONE", "REASON", "AGE"):
+    for heading in (*(["NAMESPACE"] if has_namespaces else []), "NAME", "PHASE", "STAGE", "DONE", "REASON", "AGE"):
         table.add_column(heading, no_wrap=True)
     num_jobs = 0
     for job in jobs:
         num_jobs += 1
         status = job.get("status") or {}
         cells = (status.get("phase", "Pending"), status.get("currentStage", ""), status.get("stagesSummary", ""), status.get("reason", ""))
-        table.add_row(job["metadata"]["name"], *cells, _age(job["metadata"].get("creationTimestamp"), now))
+        name = [job["metadata"]["namespace"], job["metadata"]["name"]] if has_namespaces else [job["metadata"]["name"]]
+        table.add_row(*name, *cells, _age(job["metadata"].get("creationTimestamp"), now))
     if num_jobs:
         print_whole(console, table)
     else:

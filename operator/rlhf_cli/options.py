@@ -47,6 +47,7 @@ Namespace = Annotated[
     str | None,
     Option("--namespace", "-n", metavar="NAME", show_default=False, help="Namespace on a cluster. Default there: that of the context."),
 ]
+AllNamespaces = Annotated[bool, Option("--all-namespaces", "-A", help="Jobs of all namespaces of a cluster.")]
 ClusterJob = Annotated[str, Argument(metavar="JOB", show_default=False, help="Name of the RLHFJob.")]
 """On a cluster a job has a name and nothing else."""
 Stage = Annotated[str | None, Argument(metavar="STAGE", show_default=False, help="Stage to show; all of them when none is named.")]

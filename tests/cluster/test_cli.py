@@ -87,6 +87,8 @@ def test_get_lists_the_columns_of_kubectl(world: World, rlhf: Rlhf, kubectl_rlhf
     assert ours[0].split() == printed[0].split()
     assert ours[1].split()[:4] == printed[1].split()[:4] == ["chat", "Running", "sft", "1/2"]
     assert "managedFields" not in json.loads(kubectl_rlhf("get", "chat", "-o", "json").out)["metadata"]
+    everywhere = [line.split()[:3] for line in kubectl_rlhf("get", "-A").out.splitlines()]
+    assert [world.namespace, "chat", "Running"] in everywhere
 
 
 def test_cancel_and_resume(world: World, rlhf: Rlhf, kubectl_rlhf: Rlhf, job_file: Path) -> None:

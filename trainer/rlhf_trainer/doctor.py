@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from rlhf_trainer.cpu import fastest_precision
 from rlhf_trainer.memory import free_host_bytes
 
 PINS = {
@@ -57,6 +58,7 @@ def examine() -> Iterator[Finding]:
     for package, (oldest, first_refused) in PINS.items():
         yield check_pin(package, oldest, first_refused)
     yield Finding("host memory", f"{free_host_bytes() >> 20} MiB free")
+    yield Finding("precision", f"{fastest_precision()} is the fastest number format of this CPU")
     yield Finding("disk", f"{shutil.disk_usage(tempfile.gettempdir()).free >> 20} MiB free in {tempfile.gettempdir()}")
     yield from _device()
     yield from _kernels()

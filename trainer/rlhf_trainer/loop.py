@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeVar
 from torch import Tensor
 
 from rlhf_api.outcome import CheckpointRef
+from rlhf_trainer import cpu, memory
 from rlhf_trainer.data.order import Cursor
 from rlhf_trainer.errors import Diverged, InternalError, Preempted
 from rlhf_trainer.report.reporter import Reporter
@@ -83,6 +84,7 @@ class Loop:
         self._environment = environment.describe(run, strategy.name, {name: trained.optimizer_choice for name, trained in models.items()})
         if run.is_first:
             environment.write(run, self._environment)
+        self._warn_of_emulation()
 
     def resume(self) -> bool:
         """Continue from the newest checkpoint that verifies. False: there is none, the stage starts at step 0."""
@@ -135,15 +137,20 @@ class Loop:
         self._count_skipped(trained, report)
         return report
 
-    def finish_step(self, metrics: Mapping[str, float]) -> None:
-        """Count the step, log it, then save or stop as all workers agree (rule L4).
+    def finish_step(self, metrics: Mapping[str, float], row_ids: Sequence[str] = ()) -> None:
+        """Count the step, log it with this worker's peaks of memory, then save or stop as all workers agree (rule L4).
+
+        Args:
+            metrics: what the step measured, equal on all workers.
+            row_ids: the data rows of the step: those behind a spike of the gradient are named in `events.jsonl`.
 
         Raises:
             Preempted: a worker was asked to stop; the checkpoint is saved.
             StorageError: a checkpoint could not be written.
         """
         self.step += 1
-        self.reporter.step(self.step, metrics)
+        peaks = memory.peak_bytes(on_cuda=self.strategy.world.device.type == "cuda")
+        self.reporter.step(self.step, {**metrics, **{f"peak_{name}": value for name, value in peaks.items()}}, row_ids)
         self._note_saved()
         is_last = self.step == self.total_steps
         wish = self.strategy.world.agree(self._wish())
@@ -187,6 +194,14 @@ class Loop:
         self._writer.wait()
         self._note_saved()
         self.reporter.enter("finishing")
+
+    def _warn_of_emulation(self) -> None:
+        """A job that crawls should say why: nothing else looks wrong when a CPU emulates bf16."""
+        precision, device = self.run.config.model.precision, self.strategy.world.device.type
+        if device == "cpu" and precision == "bf16" and cpu.fastest_precision() != "bf16":
+            self.reporter.event(
+                "SlowPrecision", "model.precision: this CPU emulates bf16, a hundred times slower than fp32; leave precision unset"
+            )
 
     def _note_saved(self) -> None:
         """Tell of the checkpoint that was completed meanwhile, or of its failure."""

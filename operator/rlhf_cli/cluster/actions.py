@@ -44,17 +44,25 @@ def submit(target: Target, job_file: Path, *, is_waiting: bool, as_json: bool) -
     return code
 
 
-def get(target: Target, job: str | None, output: Output) -> None:
-    """List the jobs of the namespace, or show one."""
+def get(target: Target, job: str | None, output: Output, *, is_everywhere: bool = False) -> None:
+    """List the jobs of the namespace, or of all namespaces, or show one job.
+
+    Raises:
+        CommandError: 64, when a job or a namespace is named together with all namespaces.
+    """
+    named_too = f"JOB: {job!r}" if job is not None else f"--namespace: {target.namespace!r}" if target.namespace is not None else ""
+    if is_everywhere and named_too:
+        raise CommandError(ExitCode.CONFIG, f"{named_too} and --all-namespaces contradict each other: remove one")
     jobs = _open(target)
     if job is None:
-        found = jobs.every()
+        found = jobs.everywhere() if is_everywhere else jobs.every()
         if output is Output.JSON:
             typer.echo(json.dumps({"items": [_bare(item) for item in found]}, ensure_ascii=False))
         else:
             start = target.command("submit", "-f", "JOB_FILE")
-            empty = f"no jobs in namespace {jobs.namespace} of {jobs.connection.context}; submit one: {start}"
-            job_tables.print_list(Console(), found, _now(), empty=empty)
+            where = "any namespace" if is_everywhere else f"namespace {jobs.namespace}"
+            empty = f"no jobs in {where} of {jobs.connection.context}; submit one: {start}"
+            job_tables.print_list(Console(), found, _now(), empty=empty, has_namespaces=is_everywhere)
     elif output is Output.JSON:
         typer.echo(json.dumps(_bare(jobs.get(job)), ensure_ascii=False))
     else:

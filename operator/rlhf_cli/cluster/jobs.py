@@ -1,4 +1,4 @@
-"""RLHFJobs of one namespace, and what belongs to them: pods, their logs, events. Plain dictionaries in and out."""
+"""RLHFJobs of one namespace (a list may be of all), and what belongs to them: pods, their logs, events. Plain dictionaries in and out."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +30,10 @@ class Jobs:
     def every(self) -> list[Object]:
         """All jobs of the namespace, by name."""
         return self._pages(self._path(), {})
+
+    def everywhere(self) -> list[Object]:
+        """All jobs of all namespaces, by namespace and name."""
+        return self._pages(f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_JOB}", {})
 
     def create(self, job: Mapping[str, Any]) -> Object:
         """Create a job. Unknown fields are an error here, as they are for kubectl; the server checks every rule before anything starts."""

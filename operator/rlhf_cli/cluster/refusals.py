@@ -25,7 +25,7 @@ def explain(error: ApiRefused, connection: Connection, request: str, name: str) 
         case 401:
             return CommandError(EX_FAILURE, f"--context: '{connection.context}' does not know this user ({error.message}): log in again")
         case 403:
-            return _forbidden(error, connection)
+            return _forbidden(error, connection, request)
         case 404:
             return CommandError(ExitCode.CONFIG, _not_found(error, connection, name))
         case 409 if error.status.get("reason") == "AlreadyExists":
@@ -63,7 +63,10 @@ def _denied_by_policy(message: str) -> str | None:
     return f"spec: {rule} (denied by {policy}): {fix}"
 
 
-def _forbidden(error: ApiRefused, connection: Connection) -> CommandError:
+def _forbidden(error: ApiRefused, connection: Connection, request: str) -> CommandError:
+    if request.endswith(f"/{names.VERSION}/{names.PLURAL_JOB}"):  # without a namespace: the jobs of all
+        fix = "name a namespace with -n, or ask for the ClusterRole rlhf-user in a ClusterRoleBinding"
+        return CommandError(EX_FAILURE, f"-A: '{connection.context}' does not let you see all namespaces ({error.message}): {fix}")
     fix = f"ask for the ClusterRole rlhf-user in the namespace {connection.namespace}"
     return CommandError(EX_FAILURE, f"-n: '{connection.namespace}' does not let you do this ({error.message}): {fix}")
 

@@ -8,6 +8,7 @@ from typer import Exit, Option
 
 from rlhf_cli.cluster.target import Target
 from rlhf_cli.options import (
+    AllNamespaces,
     Attempt,
     ClusterJob,
     Context,
@@ -67,11 +68,12 @@ def plugin_get(
     kubeconfig: Kubeconfig = None,
     namespace: Namespace = None,
     output: OutputFormat = Output.TABLE,
+    all_namespaces: AllNamespaces = False,
 ) -> None:
-    """List the jobs of a namespace, or show one with its stages and attempts."""
+    """List the jobs of a namespace or of all, or show one with its stages and attempts."""
     from rlhf_cli.cluster import actions
 
-    actions.get(_plugin_target(kubeconfig, context, namespace), job, output)
+    actions.get(_plugin_target(kubeconfig, context, namespace), job, output, is_everywhere=all_namespaces)
 
 
 def plugin_describe(job: ClusterJob, context: Context = None, kubeconfig: Kubeconfig = None, namespace: Namespace = None) -> None:

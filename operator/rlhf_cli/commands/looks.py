@@ -8,6 +8,7 @@ from typer import Exit
 
 from rlhf_cli.cluster.target import chosen
 from rlhf_cli.options import (
+    AllNamespaces,
     Attempt,
     Context,
     Follow,
@@ -30,15 +31,17 @@ def get(
     context: Context = None,
     kubeconfig: Kubeconfig = None,
     namespace: Namespace = None,
+    all_namespaces: AllNamespaces = False,
 ) -> None:
     """List jobs, or show one.
 
     The jobs below .rlhf (or of a namespace, when an option names a cluster), or one of them with its stages and attempts.
     """
-    if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
+    is_cluster = cluster or all_namespaces
+    if target := chosen(cluster=is_cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
         from rlhf_cli.cluster import actions
 
-        return actions.get(target, job, output)
+        return actions.get(target, job, output, is_everywhere=all_namespaces)
     from rich.console import Console
 
     from rlhf_cli import job_tables, workdirs

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from rlhf_api import names
 from rlhf_cli.cluster import waiting
 from tests.support.cli import Rlhf
 from tests.support.jobs import SFT, a_job_file
 from tests.support.small_api import EVENTS, JOBS, PODS, SmallApi, status
 from tests.support.statuses import a_job, a_stage
+
+EVERYWHERE = f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_JOB}"
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +57,40 @@ def test_the_plugin_always_asks_the_cluster(kubectl_rlhf: Rlhf, api: SmallApi) -
     assert kubectl_rlhf("cancel", "hello").out == (
         "hello stops after a checkpoint and gives its nodes back; go on with: kubectl rlhf resume hello\n"
     )
+
+
+@pytest.mark.parametrize("option", ["-A", "--all-namespaces"])
+def test_jobs_of_all_namespaces(rlhf: Rlhf, kubectl_rlhf: Rlhf, api: SmallApi, option: str) -> None:
+    jobs = [a_job(a_stage(), name=name, stagesSummary="1/4") for name in ("hello", "chat")]
+    jobs[0]["metadata"]["namespace"], jobs[1]["metadata"]["namespace"] = "team-a", "team-b"
+    api.on("GET", EVERYWHERE, {"items": jobs})
+    for command in (rlhf, kubectl_rlhf):
+        lines = [line.split() for line in command("get", option).out.splitlines()]
+        assert lines[0][:3] == ["NAMESPACE", "NAME", "PHASE"]
+        assert [line[:3] for line in lines[1:]] == [["team-a", "hello", "Running"], ["team-b", "chat", "Running"]]
+    found = json.loads(rlhf("get", option, "-o", "json").out)["items"]
+    assert [job["metadata"]["namespace"] for job in found] == ["team-a", "team-b"]
+
+
+def test_no_namespace_has_a_job(rlhf: Rlhf, api: SmallApi) -> None:
+    api.on("GET", EVERYWHERE, {"items": []})
+    assert rlhf("get", "-A").out == "no jobs in any namespace of test; submit one: rlhf submit -f JOB_FILE\n"
+
+
+def test_all_namespaces_may_be_forbidden(rlhf: Rlhf, api: SmallApi) -> None:
+    api.on("GET", EVERYWHERE, status(403, "Forbidden", "no jobs for you"), 403)
+    code, _, said = rlhf("get", "-A")
+    assert (code, said.startswith("-A: 'test' does not let you see all namespaces (no jobs for you): name a namespace with -n")) == (
+        1,
+        True,
+    )
+
+
+@pytest.mark.parametrize(("arguments", "field"), [(["hello"], "JOB: 'hello'"), (["-n", "team-a"], "--namespace: 'team-a'")])
+def test_all_namespaces_and_one_of_them_is_refused(kubectl_rlhf: Rlhf, api: SmallApi, arguments: list[str], field: str) -> None:
+    code, _, said = kubectl_rlhf("get", "-A", *arguments)
+    assert (code, said) == (64, f"{field} and --all-namespaces contradict each other: remove one\n")
+    assert api.requests == []
 
 
 def test_objects_are_printed_without_bookkeeping(rlhf: Rlhf, api: SmallApi) -> None:

@@ -43,7 +43,7 @@ def test_every_command_has_a_golden_help() -> None:
 
 
 def modules_after(*arguments: str) -> tuple[set[str], float]:
-    """Top-level modules that `rlhf ARGUMENTS` loads, and its seconds as a multiple of those of an empty Python."""
+    """Top-level modules that `rlhf ARGUMENTS` loads, and the processor seconds that it takes."""
     program = (
         "import json, sys, time; start = time.process_time()\n"
         "from rlhf_cli.main import run\n"
@@ -59,8 +59,10 @@ def modules_after(*arguments: str) -> tuple[set[str], float]:
 def test_help_loads_nothing_heavy() -> None:
     modules, seconds = modules_after("--help")
     assert modules.isdisjoint(HEAVY)
-    # Processor seconds, so that a busy machine does not fail it. 0.1 s here; the promise to users is 0.5 s.
-    assert seconds < 0.5
+    # 0.1 s; the promise to users is 0.5 s. Even processor seconds stretch when a machine's cores are shared (0.52 was seen beside a busy
+    # neighbour): the fastest of a few is what the program needs, as `timeit` advises.
+    fastest = min(seconds, *(modules_after("--help")[1] for _ in range(4)))
+    assert fastest < 0.5
 
 
 def test_validate_needs_the_contract_only(tmp_path: Path) -> None:

@@ -1,27 +1,19 @@
 """The facts of the real-model demo, read from job directories made here."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "real-model" / "check.py"
+from tests.support.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def check() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("check_real_model", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("real-model/check.py")
 
 
 def a_job(workdir: Path, *, eval_loss: float = 1.0, accuracy: float = 0.95, last_reward: float = 0.8, deviation: float = 0.0) -> Path:

@@ -1,7 +1,6 @@
 """The fetch script of the real-model demo, with wheels made here: what is verified, what is left behind, what is refused. No network."""
 
 import hashlib
-import importlib.util
 import json
 import zipfile
 from pathlib import Path
@@ -11,8 +10,8 @@ import pytest
 
 from rlhf_trainer.data.formats import Message
 from rlhf_trainer.data.template import Template
+from tests.support.scripts import load_script
 
-SCRIPT = Path(__file__).parents[3] / "examples" / "real-model" / "fetch.py"
 PARTS = (b"first part, ", b"second part, ", b"third part, ", b"fourth part")
 WHOLE_SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
 
@@ -20,11 +19,7 @@ WHOLE_SHA256 = hashlib.sha256(b"".join(PARTS)).hexdigest()
 @pytest.fixture
 def fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """The script as a module, expecting our four parts and converting them by copying."""
-    spec = importlib.util.spec_from_file_location("fetch_real_model", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("real-model/fetch.py")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "GGUF_SHA256", WHOLE_SHA256)
     monkeypatch.setattr(module, "convert", lambda gguf, target: (target / "model.safetensors").write_bytes(gguf.read_bytes()))

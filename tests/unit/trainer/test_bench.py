@@ -17,8 +17,9 @@ from rlhf_trainer import bench
 from rlhf_trainer.benchmark import figures, gang, options, planning, volume
 from rlhf_trainer.benchmark.gang import Gang
 from rlhf_trainer.benchmark.options import Options
-from rlhf_trainer.benchmark.watch import PeakWatch, host_peak_bytes
+from rlhf_trainer.benchmark.watch import PeakWatch
 from rlhf_trainer.errors import ConfigError, InternalError
+from rlhf_trainer.memory import host_peak_bytes
 
 GB = 1e9
 SMALL = ["--model", "tiny-llama", "--prompt-tokens", "16", "--total-tokens", "24", "--num-episodes", "2", "--num-rollouts", "1"]

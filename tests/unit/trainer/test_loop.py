@@ -170,6 +170,23 @@ def test_without_any_checkpoint_it_starts_anew_and_says_so(tmp_path: Path) -> No
     assert "NoCheckpoint" in (stage.run.directory / "events.jsonl").read_text()
 
 
+@pytest.mark.parametrize(
+    ("precision", "fastest", "is_said"),
+    [
+        pytest.param("bf16", "fp32", True, id="emulated"),
+        pytest.param("bf16", "bf16", False, id="with instructions"),
+        pytest.param("fp32", "fp32", False, id="fp32"),
+    ],
+)
+def test_a_cpu_that_emulates_bf16_is_an_event(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, fastest: str, is_said: bool
+) -> None:
+    monkeypatch.setattr("rlhf_trainer.loop.cpu.fastest_precision", lambda: fastest)
+    stage = first(tmp_path, model={"precision": precision})
+    events = stage.run.directory / "events.jsonl"
+    assert ("SlowPrecision" in (events.read_text() if events.exists() else "")) == is_said
+
+
 @pytest.mark.rule("F4", "C8")
 def test_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
     stage = first(tmp_path)

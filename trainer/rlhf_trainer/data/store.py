@@ -63,6 +63,11 @@ class RowSequence(Sequence[R], Generic[R]):
         """The rows of these ids, in their order: a window of `data.order.Cursor`."""
         return [self[int(i)] for i in ids]
 
+    def row_ids(self, ids: Sequence[int] | npt.NDArray[np.int64]) -> list[str]:
+        """How the user's data names these rows, without reading any."""
+        names = self._columns["row_id"]
+        return [names[int(i)] for i in ids]
+
     def lengths(self, name: str) -> npt.NDArray[np.int64]:
         """Tokens of each row in the token field `name` (`input_ids`, `prompt_ids`, …), without reading any row."""
         return cast("npt.NDArray[np.int64]", np.diff(self._offsets[name]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,8 @@ from rlhf_trainer.report.server import ProgressServer
 from rlhf_trainer.run import Run
 
 log = logging.getLogger(__name__)
+MAX_NAMED_ROWS = 1024
+"""Rows of a step that an event names at most: a global batch may have a million."""
 
 
 class Reporter:
@@ -60,9 +62,9 @@ class Reporter:
         """A piece of work inside a step was finished (a batch generated, a shard written): the watchdog starts anew."""
         self._run.heartbeat.beat(self.progress.state, self.progress.step)
 
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A step was finished: one line in `metrics.jsonl`, new numbers in the progress document, a heartbeat."""
-        metrics = self._judged(metrics)
+    def step(self, step: int, metrics: Mapping[str, float], row_ids: Sequence[str] = ()) -> None:
+        """A step on these data rows was finished: one line in `metrics.jsonl`, new numbers in the progress document, a heartbeat."""
+        metrics = self._judged(metrics, row_ids)
         self.progress.finish_step(step, metrics, datetime.now(UTC), time.monotonic())
         self._run.heartbeat.beat(self.progress.state, step)
         if self._run.is_first:
@@ -105,10 +107,11 @@ class Reporter:
             self._metrics.take_over(earlier / "metrics.jsonl", step)
             self._samples.take_over(earlier / "samples.jsonl", step)
 
-    def _judged(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
-        """The metrics with the health of the stage; a verdict that is new is an event."""
+    def _judged(self, metrics: Mapping[str, float], row_ids: Sequence[str] = ()) -> Mapping[str, float]:
+        """The metrics with the health of the stage; a verdict that is new is an event, about a gradient with the rows behind it."""
         for verdict in self.health.look(metrics):
-            self.event(f"Health{verdict.level.name.capitalize()}", f"{verdict.reason}: {verdict.action}", metric=verdict.metric)
+            rows = {"rows": list(row_ids)[:MAX_NAMED_ROWS]} if verdict.metric == "grad_norm" else {}
+            self.event(f"Health{verdict.level.name.capitalize()}", f"{verdict.reason}: {verdict.action}", metric=verdict.metric, **rows)
         return {**metrics, "health": float(self.health.level)} if self.health.is_judging else metrics
 
     def _serve(self) -> ProgressServer | None:

@@ -64,9 +64,20 @@ class Answer:
     """One generated answer."""
 
     row: ConversationRow | PromptRow
+    ids: list[int]
+    """The answer's tokens, stop token included."""
     text: str
-    num_tokens: int
     has_stop: bool
+
+    def line(self, decoder: Decoder) -> dict[str, Any]:
+        """The answer as a line of `samples.jsonl`."""
+        return {
+            "row": self.row.row_id,
+            "prompt": decoder.prompt(self.row.prompt_ids),
+            "response": self.text,
+            "answer": self.row.answer,
+            "stop_reason": "stop" if self.has_stop else "length",
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +92,25 @@ class Examiner:
     seed: int
     world: World
     max_samples: int = MAX_SAMPLES
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    """The last greedy answers to the same few prompts: lines of `samples.jsonl`."""
+    shown: list[Answer] = field(default_factory=list)
+    """This worker's last greedy answers to the same few prompts."""
 
-    def measure(self, model: nn.Module) -> dict[str, float]:
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """Those answers as lines of `samples.jsonl`."""
+        return [answer.line(self.decoder) for answer in self.shown]
+
+    def measure(self, model: nn.Module, *, with_sampled: bool = True) -> dict[str, float]:
         """Every metric that the rows allow; empty without rows. All workers together.
 
-        `model` is a causal language model of transformers with its full weights on the world's device.
+        Args:
+            model: a causal language model of transformers with its full weights on the world's device.
+            with_sampled: also draw answers at temperature 1, which takes four fifths of the time.
         """
         if not self.rows:
             return {}
         greedy = self.answers(model, self.rows, greedy=True)
-        self._show(greedy)
+        self.shown[:] = greedy[:NUM_SHOWN]
         metrics = self._shares(greedy, {"eos_fraction": has_stop})
         if not any(row.answer is not None for row in self.rows):
             return metrics
@@ -100,6 +118,8 @@ class Examiner:
         for language in ("en", "zh"):
             spoken = [answer for answer in greedy if answer.row.language == language]
             metrics |= self._shares(spoken, {f"exact_match_{language}": is_right})
+        if not with_sampled:
+            return metrics
         sampled = self.answers(model, self.rows, greedy=False)
         return metrics | self._shares(sampled, {"exact_match_sampled": is_right, "refusal_fraction": is_refusal})
 
@@ -108,7 +128,7 @@ class Examiner:
         if not self.rows:
             return {}
         greedy = self.answers(model, self.rows[:GLANCE_ROWS], greedy=True)
-        self._show(greedy)
+        self.shown[:] = greedy[:NUM_SHOWN]
         return self._shares(greedy, {"eos_fraction": has_stop})
 
     def answers(self, model: nn.Module, rows: Sequence[ConversationRow | PromptRow], *, greedy: bool) -> list[Answer]:
@@ -127,18 +147,7 @@ class Examiner:
         return [self._answer(row, ids[:length]) for (row, _), ids, length in zip(samples, generated.tokens.tolist(), lengths, strict=True)]
 
     def _answer(self, row: ConversationRow | PromptRow, ids: list[int]) -> Answer:
-        return Answer(row=row, text=self.decoder.text(ids), num_tokens=len(ids), has_stop=bool(ids) and ids[-1] in self.stop_ids)
-
-    def _show(self, answers_: Sequence[Answer]) -> None:
-        self.samples[:] = [
-            {
-                "row": answer.row.row_id,
-                "prompt": self.decoder.prompt(answer.row.prompt_ids),
-                "response": answer.text,
-                "answer": answer.row.answer,
-            }
-            for answer in answers_[:NUM_SHOWN]
-        ]
+        return Answer(row=row, ids=ids, text=self.decoder.text(ids), has_stop=bool(ids) and ids[-1] in self.stop_ids)
 
     def _shares(self, found: Sequence[Answer], questions: dict[str, Any]) -> dict[str, float]:
         """The share of answers for which each question is true, over all workers; left out where there are no answers."""
@@ -163,13 +172,15 @@ def is_refusal(answer: Answer) -> bool:
 
 
 def choose_rows(rows: Sequence[Any], *, num_parameters: int, device: str) -> list[Any]:
-    """The held-out rows that are measured: those with an answer first, spread over the file, the same in every stage of a job.
-
-    Fewer on a CPU when the model is large: measuring must not take longer than training.
-    """
+    """The held-out rows that are measured: those with an answer first, spread over the file, the same in every stage of a job."""
     with_answer = [i for i, row in enumerate(rows) if row.answer is not None]
     ids = with_answer or list(range(len(rows)))
     limit = MAX_ROWS if with_answer else GLANCE_ROWS  # rule F6: sixteen samples show whether answers end
-    if device == "cpu":
-        limit = max(min(limit, MIN_ROWS), min(limit, MAX_ROWS * CPU_PARAMETERS // max(num_parameters, 1)))
-    return [rows[ids[i]] for i in spread(len(ids), limit)]
+    return [rows[ids[i]] for i in spread(len(ids), affordable_rows(limit, num_parameters=num_parameters, device=device))]
+
+
+def affordable_rows(limit: int, *, num_parameters: int, device: str, at_least: int = MIN_ROWS) -> int:
+    """How many of `limit` rows are measured. Fewer on a CPU when the model is large: measuring must not take longer than training."""
+    if device != "cpu":
+        return limit
+    return max(min(limit, at_least), min(limit, MAX_ROWS * CPU_PARAMETERS // max(num_parameters, 1)))

@@ -80,6 +80,15 @@ def generate_answers(
     return generate(hf, batch.input_ids, batch.attention_mask, config, seeds)
 
 
+def given_answers(answers: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> Generated:
+    """Answers that exist already, as if they had just been generated; nobody knows under which distribution, so `logprobs` are 0."""
+    width = max(map(len, answers))
+    tokens = torch.tensor([[*ids, *[pad_id] * (width - len(ids))] for ids in answers], device=device)
+    lengths = torch.tensor([len(ids) for ids in answers], device=device)
+    mask = (torch.arange(width, device=device)[None, :] < lengths[:, None]).long()
+    return Generated(tokens, torch.zeros(tokens.shape, device=device), mask)
+
+
 def micro_batches(
     rows: Sequence[PromptRow], generated: Generated, size: int, config: GenerateConfig, *, is_spare: bool = False
 ) -> list[Answers]:

@@ -90,13 +90,13 @@ def run(run: Run) -> StageResult:
             metrics |= rollouts.steer(metrics["kl_mean"], len(window[1]))
             metrics |= throughput(metrics, len(window[1]))
             facts.add({name: metrics[name] for name in ("reward_mean", "kl_mean", "entropy", "answer_tokens_mean")})
-            loop.finish_step(metrics)
+            loop.finish_step(metrics, prompts.train.row_ids(window[1]))
             if loop.step < total_steps and loop.step % -(-total_steps // NUM_EVALUATIONS) == 0:
-                rollouts.examine(loop.step)
+                rollouts.examine(loop.step, thoroughly=False)
         loop.finish()
         if ema is not None:
             ema.copy_to(models.policy.module)
-        facts.add(rollouts.examine(loop.step))
+        facts.add(rollouts.examine(loop.step, thoroughly=True))
         return _complete(run, strategy, loop, models, prompts, facts.metrics)
 
 

@@ -88,15 +88,37 @@ class Rollouts:
         """Move the KL coefficient after a rollout (rule P13)."""
         return {"kl_coef": self.controller.update(mean_kl, num_answers)}
 
-    def examine(self, step: int) -> dict[str, float]:
-        """Held-out prompts, by the checker that is never the reward model."""
+    def examine(self, step: int, *, thoroughly: bool) -> dict[str, float]:
+        """Held-out prompts, by the checker that is never the reward model: greedy answers, and thoroughly also sampled ones."""
         self.reporter.enter("evaluating")
         with self.strategy.rollout_weights(self.models.policy) as module:
             hf: Any = module.hf
-            metrics = self.examiner.measure(hf)
+            metrics = self.examiner.measure(hf, with_sampled=thoroughly)
         self.reporter.update(metrics)
-        self.reporter.samples(step, self.examiner.samples)
+        self.reporter.samples(step, self._judged_samples())
         return metrics
+
+    def _judged_samples(self) -> list[dict[str, Any]]:
+        """The first worker's samples with `score`, `score_normalized` and `kl` (nats of the whole answer). All workers together."""
+        world = self.strategy.world
+        shown: list[list[int]] = world.share([answer.ids for answer in self.examiner.shown])
+        if not shown:
+            return []
+        # the first worker answered every size-th row; all judge its answers, because sharded weights meet in every forward pass
+        rows = self.examiner.rows[:: world.size][: len(shown)]
+        answers = experience.given_answers(shown, self.prompts.pad_id, world.device)
+        size = self.run.config.plan.micro_batch_size
+        batches = experience.micro_batches(rows, answers, size, self.sampling)  # type: ignore[arg-type]  # PPO's rows are prompts
+        self._judge(batches)
+        judged: dict[int, dict[str, float]] = {}
+        for batch in batches:
+            scores = batch.raw_scores if self.moments is None else self.moments.normalize(batch.raw_scores)
+            drift = masked(kl.estimate(batch.old_log_probs, batch.ref_log_probs, "k1"), batch.mask).sum(dim=1)
+            figures = zip(batch.raw_scores.tolist(), scores.tolist(), drift.tolist(), strict=True)
+            for row, (raw, normalized, nats) in zip(batch.rows, figures, strict=True):
+                judged[id(row)] = {"score": raw, "score_normalized": normalized, "kl": nats}
+        # on other workers the lines are of their own answers, and nobody writes them
+        return [line | judged[id(row)] for row, line in zip(rows, self.examiner.samples, strict=False)]
 
     def _answer(self, step: int, ids: Any) -> list[list[Answers]]:
         world = self.strategy.world
@@ -158,7 +180,13 @@ class Rollouts:
         metrics = {name: value for name, value in found.items() if not name.startswith("_")}
         variance = found["_return_squared"] - found["_return"] ** 2
         left = found["_error_squared"] - found["_error"] ** 2
-        return metrics | {"vf_explained_var": 1 - left / variance if variance > 1e-12 else 0.0, "kl_coef": self.controller.coef}
+        return metrics | {
+            "vf_explained_var": 1 - left / variance if variance > 1e-12 else 0.0,
+            # an advantage before whitening is the error of the critic's estimate: GAE returns are advantages plus values
+            "advantage_mean": found["_error"],
+            "advantage_std": math.sqrt(max(left, 0.0)),
+            "kl_coef": self.controller.coef,
+        }
 
     def _tally_matches(self, tally: Tally, batches: Sequence[Answers]) -> None:
         """How many sampled answers are right, and how often the reward model prefers a right one to a wrong one (`reward_agreement`).

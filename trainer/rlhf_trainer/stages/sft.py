@@ -67,7 +67,7 @@ def run(run: Run) -> StageResult:
             facts.add({f"base_{name}": value for name, value in stage.evaluate(thoroughly=True, is_base=True).items()})
         while loop.step < total_steps and (window := cursor.next()) is not None:
             metrics = stage.step(window[1])
-            loop.finish_step(metrics)
+            loop.finish_step(metrics, data.train.row_ids(window[1]))
             if loop.step < total_steps and loop.step % -(-total_steps // NUM_EVALUATIONS) == 0:
                 stage.evaluate(thoroughly=False)
         loop.finish()

@@ -15,7 +15,7 @@ from rlhf_api.outcome import CheckpointRef, ProgressDocument
 from rlhf_trainer.report.heartbeat import Heartbeat, Pulses, create_slots
 from rlhf_trainer.report.metrics import JsonLines
 from rlhf_trainer.report.progress import Progress
-from rlhf_trainer.report.reporter import Reporter
+from rlhf_trainer.report.reporter import MAX_NAMED_ROWS, Reporter
 from rlhf_trainer.report.server import ProgressServer
 from rlhf_trainer.run import Latest
 from tests.support.runs import a_run
@@ -80,10 +80,11 @@ def test_bad_health_is_one_event_and_a_number(tmp_path: Path) -> None:
     run = a_run(tmp_path)
     with Reporter(run) as reporter:
         for step in range(1, 14):
-            reporter.step(step, {"grad_norm": 1.0 if step < 12 else 99.0})
+            reporter.step(step, {"grad_norm": 1.0 if step < 12 else 99.0}, [f"row-{step}-{i}" for i in range(2000)])
     events = [line for line in lines(run.directory / "events.jsonl") if line["reason"] == "HealthBad"]
     assert len(events) == 1
     assert "learningRate" in events[0]["message"]
+    assert events[0]["rows"] == [f"row-12-{i}" for i in range(MAX_NAMED_ROWS)]
     assert lines(run.directory / "metrics.jsonl")[-1]["health"] == 2
 
 

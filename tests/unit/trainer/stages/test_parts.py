@@ -17,7 +17,7 @@ from rlhf_trainer.errors import DataError, GateFailed, InputError
 from rlhf_trainer.stages import outputs, ppo, quantize, reward, setup
 from rlhf_trainer.stages.card import Card
 from rlhf_trainer.stages.ema import Ema
-from rlhf_trainer.stages.evaluate import choose_rows
+from rlhf_trainer.stages.evaluate import affordable_rows, choose_rows
 from rlhf_trainer.stages.facts import Facts
 from rlhf_trainer.stages.ppo_models import num_updates
 from rlhf_trainer.stages.tally import Tally
@@ -173,6 +173,24 @@ def test_measured_rows_are_spread_and_fewer_for_large_models_on_a_cpu() -> None:
     assert len(choose_rows(rows, num_parameters=270 * 10**6, device="cuda")) == 256
     assert choose_rows(rows, num_parameters=10**6, device="cpu")[-1] is rows[597]
     assert choose_rows([], num_parameters=1, device="cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_parameters", "device", "num_rows"),
+    [
+        pytest.param(128, 10**6, "cpu", 128, id="a small model"),
+        pytest.param(128, 80 * 10**6, "cpu", 64, id="four times as large, a quarter of 256"),
+        pytest.param(128, 270 * 10**6, "cpu", 32, id="never fewer than 32"),
+        pytest.param(16, 270 * 10**6, "cpu", 16, id="nor more than the limit"),
+        pytest.param(128, 7 * 10**9, "cuda", 128, id="a GPU measures all"),
+    ],
+)
+def test_measuring_takes_no_longer_than_training(limit: int, num_parameters: int, device: str, num_rows: int) -> None:
+    assert affordable_rows(limit, num_parameters=num_parameters, device=device) == num_rows
+
+
+def test_a_gate_is_measured_on_more_rows_than_a_glance() -> None:
+    assert affordable_rows(1024, num_parameters=270 * 10**6, device="cpu", at_least=256) == 256
 
 
 def test_answer_tokens_per_second_of_a_whole_rollout() -> None:

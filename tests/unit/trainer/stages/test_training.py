@@ -19,10 +19,10 @@ from rlhf_trainer.models import export, load
 from rlhf_trainer.models.heads import ScoreModel, last_token
 from rlhf_trainer.rollout.generate import position_ids
 from rlhf_trainer.run import Run
-from rlhf_trainer.stages import experience, ppo, ppo_models, reward, setup, sft
+from rlhf_trainer.stages import evaluate, experience, ppo, ppo_models, reward, setup, sft
 from rlhf_trainer.state import manifest
 from rlhf_trainer.strategy import select
-from tests.support.training import Workshop, conversations, preferences
+from tests.support.training import STOP, Workshop, conversations, preferences
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def assert_normalised(run: Run) -> None:
 
 @pytest.mark.rule("O8", "R6")
 def test_a_missed_gate_keeps_the_output(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, max_rows: {"accuracy": 0.5})
+    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, *_: {"accuracy": 0.5})
     run = shop.reward(attempt=3, maxSteps=1, minAccuracy=0.6)
     with pytest.raises(GateFailed, match="minAccuracy"):
         reward.run(run)
@@ -179,7 +179,7 @@ def test_a_missed_gate_keeps_the_output(shop: Workshop, monkeypatch: pytest.Monk
 
 def test_equal_scores_cannot_be_normalised(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reward.Stage, "_scores", lambda self, rows: [{"chosen": 1.0, "rejected": 1.0} for _ in rows])
-    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, max_rows: {})
+    monkeypatch.setattr(reward.Stage, "evaluate", lambda self, *_: {})
     with pytest.raises(DataError, match="same score"):
         reward.run(shop.reward(attempt=4, maxSteps=1))
 
@@ -202,6 +202,69 @@ def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
         "eos_fraction",
         "vf_explained_var",
     } <= second.keys()
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3])
+def test_samples_of_ppo_tell_what_the_reward_model_and_the_reference_think(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, micro_batch: int
+) -> None:
+    """Recomputed row by row through transformers, from the models on disk and the tokens that were generated."""
+    shown: list[evaluate.Answer] = []
+    ours = evaluate.Examiner.answers
+
+    def answers(self: evaluate.Examiner, model: Any, rows: Any, *, greedy: bool) -> list[evaluate.Answer]:
+        found = ours(self, model, rows, greedy=greedy)
+        shown[:] = found if greedy else shown
+        return found
+
+    monkeypatch.setattr(evaluate.Examiner, "answers", answers)
+    plan = {"strategy": "plain", "microBatchSize": micro_batch, "gradientCheckpointing": False}
+    ppo.run(run := shop.ppo(attempt=60 + micro_batch, steps=3, learningRate=1e-2, normalizeReward=True, run={"plan": plan}))
+    samples = [json.loads(line) for line in (run.directory / "samples.jsonl").read_text().splitlines()]
+    last = [line for line in samples if line["step"] == 3]
+    assert [line["row"] for line in last] == [f"c9-{i}" for i in range(6)]
+    score_directory = shop.root / run.config.inputs["reward"].path / "model"
+    score_model = ScoreModel(load.load_score_model(score_directory, torch.float32), mean=setup.score_mean(score_directory))
+    policy = load.load_model(run.output / "model", torch.float32)
+    reference = load.load_model(shop.root / run.config.inputs["policy"].path / "model", torch.float32)
+    for line, answer in zip(last, shown, strict=True):
+        prompt = answer.row.prompt_ids.tolist()
+        tokens = torch.tensor([prompt + answer.ids])
+        mask = torch.ones_like(tokens)
+        with torch.no_grad():
+            score = float(last_token(score_model(tokens, mask, position_ids(mask)), mask))
+            drift = sum(log_prob_of(policy, tokens, len(prompt)) - log_prob_of(reference, tokens, len(prompt)))
+        assert line["score"] == pytest.approx(score, abs=1e-4)
+        assert line["kl"] == pytest.approx(float(drift), abs=1e-4)
+        assert line["stop_reason"] == ("stop" if answer.ids[-1] == STOP else "length")
+    raw, normalized = ([line[name] for line in last] for name in ("score", "score_normalized"))
+    assert sorted(range(6), key=raw.__getitem__) == sorted(range(6), key=normalized.__getitem__)
+    assert raw != normalized
+    assert any(abs(line["kl"]) > 1e-3 for line in last)
+
+
+def log_prob_of(model: Any, tokens: torch.Tensor, num_prompt: int) -> torch.Tensor:
+    """Of each token after the prompt."""
+    log_probs = model(tokens).logits[0, :-1].log_softmax(dim=-1)
+    return log_probs.gather(1, tokens[0, 1:, None])[num_prompt - 1 :, 0]
+
+
+@pytest.mark.rule("P4")
+def test_advantages_are_reported_as_they_were_before_whitening(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    ours = experience._whiten_together
+
+    def watched(batches: Any) -> None:
+        seen.append(torch.cat([batch.advantages[batch.mask.bool()] for batch in batches]))
+        ours(batches)
+
+    monkeypatch.setattr(experience, "_whiten_together", watched)
+    ppo.run(run := shop.ppo(attempt=65, steps=2))
+    steps = [line for line in lines(run) if "critic_grad_norm" in line]
+    for line, advantages in zip(steps, seen, strict=True):
+        assert line["advantage_mean"] == pytest.approx(float(advantages.mean()), abs=1e-5)
+        assert line["advantage_std"] == pytest.approx(float(advantages.std(correction=0)), rel=1e-4)
+        assert line["peak_host_rss_bytes"] > 10_000_000
 
 
 @pytest.mark.rule("P17")
