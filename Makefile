@@ -97,8 +97,9 @@ clean: ## Remove what was installed, run and built here (models/ and downloads s
 	find operator trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment is ready when it is newer than what it was made from. uv itself comes from PyPI into a cache outside the repository.
+# Bytecode is compiled here, once: where PYTHONDONTWRITEBYTECODE is set, every process of a stage would compile torch and transformers anew.
 $(READY): uv.lock pyproject.toml | $(UV)
-	$(UV) sync --frozen --all-extras --quiet
+	$(UV) sync --frozen --all-extras --quiet --compile-bytecode
 	@touch $@
 
 $(UV):
