@@ -12,7 +12,7 @@ HEADLINES: Mapping[str, tuple[tuple[str, str, str], ...]] = {
     "Prepare": (("rows", "rows", ",.0f"), ("dropped_rows", "dropped", ",.0f")),
     "SFT": (("loss", "loss", "z.3f"), ("exact_match", "exact match", "z.1%")),
     "RewardModel": (("loss", "loss", "z.3f"), ("accuracy", "accuracy", "z.1%")),
-    "PPO": (("reward_mean", "reward", "z.2f"), ("kl_mean", "KL", "z.2f"), ("exact_match_sampled", "exact match", "z.1%")),
+    "PPO": (("reward_mean", "reward", "z.2f"), ("kl_mean", "KL", "z.2f"), ("exact_match", "exact match", "z.1%")),
     "Quantize": (("perplexity_increase", "perplexity", "+z.1%"), ("exact_match", "exact match", "z.1%")),
     "Publish": (),
 }

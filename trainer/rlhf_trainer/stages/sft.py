@@ -64,7 +64,7 @@ def run(run: Run) -> StageResult:
         loop = Loop(run, strategy, reporter, models={"model": trained}, parts={"cursor": cursor, "facts": facts}, total_steps=total_steps)
         stage = Stage(run, config, strategy, data, trained, loop, examiner)
         if not loop.resume():
-            facts.add({f"base_{name}": value for name, value in stage.evaluate(thoroughly=True, is_base=True).items()})
+            facts.add(stage.evaluate(thoroughly=True, is_base=True))
         while loop.step < total_steps and (window := cursor.next()) is not None:
             metrics = stage.step(window[1])
             loop.finish_step(metrics, data.train.row_ids(window[1]))
@@ -152,7 +152,7 @@ class Stage:
         return loss
 
     def evaluate(self, *, thoroughly: bool, is_base: bool = False) -> dict[str, float]:
-        """Held-out loss, and answers to held-out prompts: all of them, or sixteen (rule F6)."""
+        """Held-out loss, and answers to held-out prompts: all, or sixteen (rule F6). Names of the base model's begin with `base_`."""
         self.reporter.enter("evaluating")
         metrics = {}
         with self.strategy.rollout_weights(self.trained) as module:
@@ -160,6 +160,8 @@ class Stage:
             if (loss := self._eval_loss(module)) is not None:
                 metrics["eval_loss"] = loss
             metrics |= self.examiner.measure(hf) if thoroughly else self.examiner.glance(hf)
+        if is_base:  # not to be taken for what the stage has reached
+            metrics = {f"base_{name}": value for name, value in metrics.items()}
         self.reporter.update(metrics, is_judged=not is_base)
         self.reporter.samples(self.loop.step, self.examiner.samples)
         self.reporter.enter("training")

@@ -112,6 +112,8 @@ def test_ppo_resumes_after_prepare_ran_again_but_not_with_another_reward_model(t
 def test_sft_lowers_the_loss_and_measures_the_base_model_first(shop: Workshop) -> None:
     result = sft.run(run := shop.sft(attempt=2, epochs=4))
     assert "health" not in lines(run)[0]  # the base model is no patient
+    assert "base_exact_match" in lines(run)[0]
+    assert "exact_match" not in lines(run)[0]  # nor what the stage has reached
     assert result.metrics["eval_loss"] < result.metrics["base_eval_loss"]
     assert {"exact_match", "exact_match_en", "exact_match_zh", "exact_match_sampled", "refusal_fraction"} <= result.metrics.keys()
     assert result.step == 4 * 3  # 24 rows in windows of 8
