@@ -78,8 +78,8 @@ def memory(shop: Workshop, *, early: int = 50, late: int = 500) -> tuple[float, 
 
         ours, seen = Loop.finish_step, {}
 
-        def wrapped(loop: Any, metrics: Any) -> None:
-            ours(loop, metrics)
+        def wrapped(loop: Any, *step: Any) -> None:
+            ours(loop, *step)
             if loop.step in (early, late):
                 seen[loop.step] = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
                 file.write_text(json.dumps(seen))
