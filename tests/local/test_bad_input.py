@@ -252,8 +252,12 @@ def test_a_volume_that_cannot_be_written(rlhf: Rlhf) -> None:
         assert "Read-only file system" in finished.err
 
 
-def test_a_destination_that_cannot_be_written(rlhf: Rlhf) -> None:
-    with mounted(Path("models").absolute(), size_bytes=MIB, options=",ro"):
+@pytest.mark.parametrize(("options", "why"), [
+    pytest.param(",ro", "Read-only file system", id="read-only"),
+    pytest.param("", "No space left on device", id="full"),
+])  # fmt: skip
+def test_a_destination_that_cannot_be_written(options: str, why: str, rlhf: Rlhf) -> None:
+    with mounted(Path("models").absolute(), size_bytes=MIB, options=options) as models:
         job = a_job_file(
             Path("bad.json"),
             stages={"sft": SFT | {"maxSteps": 1}, "publish": {"destination": {"uri": "pvc://models/x"}}},
@@ -261,5 +265,5 @@ def test_a_destination_that_cannot_be_written(rlhf: Rlhf) -> None:
         )
         finished = rlhf("run", job, "--claim", "models=models")
         assert finished.code == 74, finished.err + finished.out
-        assert "pvc://models/x" in finished.err
-        assert "Read-only file system" in finished.err
+        assert f"pvc://models/x: {why} Hint: free space" in finished.err
+        assert not list(models.iterdir())

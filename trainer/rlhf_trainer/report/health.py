@@ -19,6 +19,10 @@ _NUM_KEPT = NUM_RECENT + 20
 """Entries of a window: the recent steps, and the evaluations between them, which have other metrics."""
 _TREND_STEPS = 30
 _RISING, _FALLING = 1, -1
+_ALARMING, _LIKELY = 3.0, 2.0
+"""Standard errors between two halves of a window. Every step looks again: two of them are exceeded by chance a dozen times in a run."""
+_MATERIAL_RISE = 0.2
+"""Of the loss, within 50 steps. What rises by less and goes on is not falling over 200 steps, which is a verdict too."""
 
 
 class Level(IntEnum):
@@ -60,15 +64,20 @@ class Window:
         values = self.first.get(name, ())
         return statistics.fmean(values) if len(values) == NUM_FIRST and len(self.recent) > NUM_FIRST else None
 
-    def trend(self, name: str, num_steps: int = _TREND_STEPS) -> int:
-        """1 rising, -1 falling, 0 flat or unknown: newer half against older half, beyond their own noise."""
+    def trend(self, name: str, num_steps: int = _TREND_STEPS, *, num_errors: float = _ALARMING, least: float = 0.0) -> int:
+        """1 rising, -1 falling, 0 flat or unknown: the mean of the newer half against that of the older one.
+
+        Args:
+            num_errors: standard errors of the difference that it must exceed.
+            least: share of the older mean that it must exceed, too.
+        """
         values = self.values(name, num_steps)
         if len(values) < num_steps:
             return 0
-        older, newer = values[: num_steps // 2], values[num_steps // 2 :]
-        noise = math.sqrt((statistics.pvariance(older) + statistics.pvariance(newer)) / len(newer))
-        change = statistics.fmean(newer) - statistics.fmean(older)
-        return 0 if abs(change) <= max(2 * noise, 1e-12) else int(math.copysign(1, change))
+        (older, older_variance), (newer, newer_variance) = (_moments(half) for half in (values[: num_steps // 2], values[num_steps // 2 :]))
+        noise = math.sqrt((older_variance + newer_variance) / (num_steps // 2))
+        change = newer - older
+        return 0 if abs(change) <= max(num_errors * noise, least * abs(older), 1e-12) else int(math.copysign(1, change))
 
 
 def judge(stage: StageType, window: Window, kl_target: float | None = None) -> list[Verdict]:
@@ -189,9 +198,9 @@ def _grad_norm(window: Window) -> Verdict | None:
 
 
 def _loss(window: Window) -> Verdict | None:
-    if window.trend("loss", 50) is _RISING:
+    if window.trend("loss", 50, least=_MATERIAL_RISE) is _RISING:
         return Verdict("loss", Level.BAD, "the loss rises over 50 steps", "lower learningRate")
-    if len(window.values("loss")) == NUM_RECENT and window.trend("loss", NUM_RECENT) is not _FALLING:
+    if len(window.values("loss")) == NUM_RECENT and window.trend("loss", NUM_RECENT, num_errors=_LIKELY) is not _FALLING:
         return Verdict("loss", Level.WARN, "the loss is flat over 200 steps", "raise learningRate, or stop earlier")
     return None
 
@@ -202,3 +211,9 @@ def _length_correlation(window: Window) -> Verdict | None:
         return None
     reason = f"scores follow the length of answers (correlation {values[-1]:.2f})"
     return Verdict("length_correlation", Level.WARN, reason, "balance the lengths of chosen and rejected answers")
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and variance. In floats: `statistics.pvariance` computes in fractions, a millisecond of every step."""
+    mean = math.fsum(values) / len(values)
+    return mean, math.fsum((value - mean) ** 2 for value in values) / len(values)

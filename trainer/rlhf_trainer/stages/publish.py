@@ -128,15 +128,24 @@ def _refuse_foreign(config: Publish, destination: Path) -> None:
 def _build(run: Run, config: Publish, building: Path, inputs: dict[str, str]) -> None:
     source = run.config.inputs[ROLE]
     output = run.root / source.path
-    shutil.copytree(output / "model", building)
+    _copy(output / "model", building)
     if (output / "adapter").is_dir():
-        shutil.copytree(output / "adapter", building / "adapter")
+        _copy(output / "adapter", building / "adapter")
     ancestors = lineage.trace(run.root, source.digest)
     (building / "lineage.json").write_text(_json([ancestor.to_wire() for ancestor in ancestors]), "utf-8")
     drawn = plot.draw({ancestor.manifest.stage: ancestor.directory for ancestor in ancestors}, building / CURVES)
     (building / "README.md").write_text(_card(run, config, ancestors, has_curves=bool(drawn)).text(), "utf-8")
     newest = ancestors[-1].manifest
     manifest.write_manifest(building, "artifact", run, step=newest.step, inputs=inputs, metrics=dict(newest.metrics))
+
+
+def _copy(source: Path, destination: Path) -> None:
+    """Unlike `shutil.copytree`, which goes on after an error and then raises a list of them, this stops at the first one."""
+    for file in source.rglob("*"):
+        if file.is_file():
+            copy = destination / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
 
 
 def _card(run: Run, config: Publish, ancestors: list[lineage.Ancestor], *, has_curves: bool) -> Card:

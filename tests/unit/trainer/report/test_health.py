@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 
@@ -78,6 +79,18 @@ def test_noise_is_no_trend() -> None:
     assert window(reward_norm=noisy).trend("reward_norm") == 0
 
 
+def test_chance_is_seldom_a_trend() -> None:
+    """Every step looks again: two standard errors are exceeded in 56 of these 1000 steps, and the training would look ill a dozen times."""
+    noise = random.Random(0)
+    seen, trends, alarms = Window(), 0, []
+    for _ in range(1000):
+        seen = seen.add({"loss": math.exp(noise.gauss(0, 0.25)), "reward_norm": noise.gauss(0, 1)})
+        trends += seen.trend("reward_norm") != 0
+        alarms += [verdict for verdict in health.judge(StageType.SFT, seen) if verdict.level is BAD]
+    assert trends <= 5
+    assert not alarms
+
+
 def test_falling_accuracy_while_the_reward_rises_is_hacking() -> None:
     rising = [step / 30 for step in range(30)]
     assert level_of("exact_match", StageType.PPO, window(exact_match=[0.9, 0.89])) is OK
@@ -95,6 +108,8 @@ def test_gradient_norm_against_its_running_median(last: float, level: Level) -> 
     pytest.param([2.0] * 199, OK, id="flat, but not for long"),
     pytest.param([2.0] * 200, WARN, id="flat for 200 steps"),
     pytest.param([2 + step / 50 for step in range(50)], BAD, id="rising for 50 steps"),
+    pytest.param([2 + step / 200 for step in range(50)], OK, id="rising, but by 6 %"),
+    pytest.param([2 + step / 200 for step in range(200)], WARN, id="rising slowly, for 200 steps"),
 ])  # fmt: skip
 def test_sft_loss(loss: list[float], level: Level) -> None:
     assert level_of("loss", StageType.SFT, window(loss=loss)) is level
