@@ -154,11 +154,12 @@ def _explained(window: Window) -> Verdict | None:
 
 
 def _reward(window: Window) -> Verdict | None:
-    if window.trend("reward_norm") is not _FALLING:
+    """The raw reward: the normalised one falls in every good run, back to nought as its running mean follows the policy."""
+    if window.trend("reward_mean") is not _FALLING:
         return None
     is_worse = window.trend("kl_mean") is _RISING
-    reason = "reward_norm falls" + (" while kl_mean rises" if is_worse else "")
-    return Verdict("reward_norm", Level.BAD if is_worse else Level.WARN, reason, "look at samples.jsonl: the reward model, or its sign")
+    reason = "reward_mean falls" + (" while kl_mean rises" if is_worse else "")
+    return Verdict("reward_mean", Level.BAD if is_worse else Level.WARN, reason, "look at samples.jsonl: the reward model, or its sign")
 
 
 def _exact_match(window: Window) -> Verdict | None:

@@ -68,10 +68,12 @@ def test_ranges_against_the_first_ten_steps(metric: str, last: float, level: Lev
 
 def test_falling_reward_is_worse_when_the_kl_rises() -> None:
     falling = [1 - step / 30 for step in range(30)]
-    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling)) is WARN
-    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling, kl_mean=falling[::-1])) is BAD
-    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling[::-1])) is OK
-    assert level_of("reward_norm", StageType.PPO, window(reward_norm=falling[:20])) is OK  # too few
+    assert level_of("reward_mean", StageType.PPO, window(reward_mean=falling)) is WARN
+    assert level_of("reward_mean", StageType.PPO, window(reward_mean=falling, kl_mean=falling[::-1])) is BAD
+    assert level_of("reward_mean", StageType.PPO, window(reward_mean=falling[::-1])) is OK
+    assert level_of("reward_mean", StageType.PPO, window(reward_mean=falling[:20])) is OK  # too few
+    normalised = window(reward_mean=falling[::-1], reward_norm=falling, kl_mean=falling[::-1])
+    assert health.judge(StageType.PPO, normalised) == []  # its running mean follows the policy
 
 
 def test_noise_is_no_trend() -> None:
