@@ -1,9 +1,11 @@
 """Every example is valid and can be planned; the ones that belong together agree."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rlhf_api.job import RLHFJob
 from rlhf_api.validate import find_problems, find_profile_problems, find_unsupported
@@ -38,6 +40,12 @@ def test_a_profile_is_valid(file: Path) -> None:
 @pytest.mark.parametrize("file", [*JOBS, *PROFILES], ids=lambda file: file.stem)
 def test_an_example_opens_with_what_it_is_for(file: Path) -> None:
     assert file.read_text().startswith("# ")
+
+
+def test_the_readme_shows_an_example_that_runs() -> None:
+    """Its shorter one was valid, and ended in Prepare: the default lengths are more than the tiny model's context."""
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    assert [yaml.safe_load(block) for block in blocks] == [read_object(EXAMPLES / "hello.yaml")]
 
 
 TWIN = """\
