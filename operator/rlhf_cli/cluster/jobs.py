@@ -11,7 +11,6 @@ from rlhf_cli.story import time_of_event
 
 Object = dict[str, Any]
 PAGE = 500
-_API = f"/apis/{names.GROUP}/{names.VERSION}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class Jobs:
 
     def everywhere(self) -> list[Object]:
         """All jobs of all namespaces, by namespace and name."""
-        return self._pages(f"{_API}/{names.PLURAL_JOB}", {})
+        return self._pages(f"/apis/{names.GROUP}/{names.VERSION}/{names.PLURAL_JOB}", {})
 
     def create(self, job: Mapping[str, Any]) -> Object:
         """Create a job. Unknown fields are an error here, as they are for kubectl; the server checks every rule before anything starts."""
@@ -76,7 +75,7 @@ class Jobs:
         return self.connection.lines(f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log", query)
 
     def _path(self, name: str = "") -> str:
-        path = f"{_API}/namespaces/{self.namespace}/{names.PLURAL_JOB}"
+        path = f"/apis/{names.GROUP}/{names.VERSION}/namespaces/{self.namespace}/{names.PLURAL_JOB}"
         return f"{path}/{name}" if name else path
 
     def _pages(self, path: str, query: Mapping[str, str]) -> list[Object]:

@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import socket
+import ssl
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -173,10 +174,11 @@ class ControlPlane:
 
     def is_ready(self) -> bool:
         """Whether the API server says that it is ready."""
-        if not self.certificate.exists():
+        try:
+            with self.rest() as rest:
+                return rest.is_ready()
+        except (FileNotFoundError, ssl.SSLError):  # the server has not written its certificate yet, or not all of it
             return False
-        with self.rest() as rest:
-            return rest.is_ready()
 
     def _start(self, name: str, flags: Sequence[str]) -> Program:
         command = [self._paths[name], *flags, *self._flags.get(name, ())]
