@@ -7,6 +7,8 @@ from rlhf_cli.yaml_values import BOOLEANS_OF_YAML_1_1
 UNTIL = ("sft", "rm", "ppo", "nf4", "publish")
 """The stages of a full job in order: a new job has all of them up to the one wished for."""
 
+_COMMENT_COLUMN = 33
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
@@ -48,9 +50,10 @@ STAGES = {
     sft:
       # Your data instead: {uri: "pvc://data/sft.jsonl"} with rows {"instruction": …, "output": …} or {"messages": […]}
       dataset: {uri: "builtin://datasets/tiny-chat-sft"}
-      epochs: 1
-      maxLength: MAX_LENGTH         # longest row in tokens; longer rows are dropped and counted
+      epochs: SFT_EPOCHS
+      maxLength: SFT_LENGTH         # longest row in tokens; longer rows are dropped and counted
       globalBatchSize: SFT_BATCH   # rows per optimizer step over all processes
+SFT_RATE\
 """,
     "rm": """\
   - name: rm                 # learn what people prefer: from pairs of answers
@@ -58,9 +61,11 @@ STAGES = {
     rewardModel:
       # Rows {"prompt": …, "chosen": …, "rejected": …}
       dataset: {uri: "builtin://datasets/tiny-chat-preference"}
-      maxLength: MAX_LENGTH
-      globalBatchSize: 64
-      minAccuracy: 0.55      # gate: a weaker reward model stops the job here
+      epochs: PAIR_EPOCHS
+      maxLength: PAIR_LENGTH
+      globalBatchSize: PAIR_BATCH
+      minAccuracy: PAIR_GATE      # gate: a weaker reward model stops the job here
+PAIR_RATE\
 """,
     "ppo": """\
   - name: ppo                # move the SFT model towards what the reward model prefers
@@ -68,13 +73,14 @@ STAGES = {
     ppo:
       # Rows {"prompt": …}; conversations lose their last answer
       prompts: {uri: "builtin://datasets/tiny-chat-prompts"}
-      steps: 50              # rollouts
-      rolloutBatchSize: 64   # prompts answered per rollout over all processes
-      minibatchSize: 32      # answers per optimizer step
+      steps: ROLLOUTS              # rollouts
+      rolloutBatchSize: ANSWERS   # prompts answered per rollout over all processes
+      minibatchSize: MINIBATCH      # answers per optimizer step
       maxPromptLength: PROMPT_LENGTH
       maxNewTokens: NEW_TOKENS
-      criticWarmupSteps: 5   # rollouts in which only the critic learns
-      kl: {coefficient: 0.05}        # higher = stays closer to the SFT model
+      criticWarmupSteps: WARMUP   # rollouts in which only the critic learns
+      kl: {coefficient: KL_COST}        # higher = stays closer to the SFT model
+PPO_RATE\
 """,
     "nf4": """\
   - name: nf4                # 4-bit weights, with a gate on quality
@@ -90,6 +96,43 @@ STAGES = {
 """,
 }
 
+SETTINGS = {
+    "SFT_EPOCHS": ("20", "1"),
+    "SFT_LENGTH": ("128", "2048"),
+    "SFT_BATCH": ("32", "128"),
+    "SFT_RATE": (
+        """\
+      learningRate: 2e-3     # high, like the epochs: this model begins with random weights
+      minLearningRateFraction: 0.05
+      gradientCheckpointing: false   # memory is no concern here
+""",
+        "",
+    ),
+    "PAIR_EPOCHS": ("2", "1"),
+    "PAIR_LENGTH": ("64", "2048"),
+    "PAIR_BATCH": ("32", "64"),
+    "PAIR_GATE": ("0.8", "0.55"),
+    "PAIR_RATE": ("      learningRate: 1e-3\n      minLearningRateFraction: 0.05\n      gradientCheckpointing: false\n", ""),
+    "ROLLOUTS": ("40", "50"),
+    "ANSWERS": ("128", "64"),
+    "MINIBATCH": ("64", "32"),
+    "PROMPT_LENGTH": ("64", "1024"),
+    "NEW_TOKENS": ("12", "512"),
+    "WARMUP": ("2", "5"),
+    "KL_COST": ("0.03", "0.05"),
+    "PPO_RATE": (
+        """\
+      learningRate: 3e-4
+      criticLearningRate: 1e-3
+      pretrainDataset: {uri: "builtin://datasets/tiny-chat-sft"}   # keeps what SFT has taught
+      ptxCoefficient: 0.1
+      gradientCheckpointing: false
+""",
+        "",
+    ),
+}
+"""What stands for each capital word: for a builtin model, as in examples/tiny-chat.yaml, which shows that it learns; for any other."""
+
 JOURNEYS = {
     "sft": "supervised fine-tuning",
     "rm": "supervised fine-tuning, then a reward model",
@@ -100,7 +143,7 @@ JOURNEYS = {
 
 
 def job_text(wishes: Wishes) -> str:
-    """The commented job file. A builtin model gets small sizes, so that the job ends within minutes on a laptop."""
+    """The commented job file. A builtin model gets what teaches it to answer within minutes on a laptop."""
     is_tiny = wishes.model.startswith("builtin://")
     head = HEAD.format(
         name=wishes.name,
@@ -114,7 +157,14 @@ def job_text(wishes: Wishes) -> str:
         gpus=wishes.gpus,
         storage="2Gi" if is_tiny else "200Gi",
     )
-    return head + "".join(_stage(STAGES[name], wishes, is_tiny) for name in UNTIL[: UNTIL.index(wishes.until) + 1])
+    stages = "".join(_stage(STAGES[name], wishes, is_tiny) for name in UNTIL[: UNTIL.index(wishes.until) + 1])
+    return "".join(_aligned(line) for line in (head + stages).splitlines(keepends=True))
+
+
+def _aligned(line: str) -> str:
+    """A line whose comment begins in the column of the others, where what stands before it leaves room."""
+    code, mark, comment = line.partition("  # ")
+    return f"{code.rstrip():<{_COMMENT_COLUMN}}{mark}{comment}" if code.strip() and mark else line
 
 
 def claim_options(wishes: Wishes) -> str:
@@ -135,7 +185,6 @@ def _source(wishes: Wishes) -> str:
 
 
 def _stage(text: str, wishes: Wishes, is_tiny: bool) -> str:
-    sizes = {"MAX_LENGTH": ("128", "2048"), "SFT_BATCH": ("64", "128"), "PROMPT_LENGTH": ("64", "1024"), "NEW_TOKENS": ("24", "512")}
-    for placeholder, (tiny, full) in sizes.items():
+    for placeholder, (tiny, full) in SETTINGS.items():
         text = text.replace(placeholder, tiny if is_tiny else full)
     return text.replace("NAME", wishes.name)

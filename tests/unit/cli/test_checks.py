@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from rlhf_api.job import RLHFJob
+from rlhf_cli.job_files import read_object
 from rlhf_cli.new_job import UNTIL
 from tests.support.cli import Rlhf
 
@@ -89,6 +91,14 @@ def test_a_new_job_is_valid(until: str, wishes: tuple[object, ...], rlhf: Rlhf, 
     assert f"rlhf plan {file}" in printed
     assert rlhf("validate", file)[0] == 0
     assert file.read_text().count("- name: ") == UNTIL.index(until) + 1
+
+
+def test_a_new_job_of_the_tiny_model_learns_as_the_demo_does(rlhf: Rlhf, tmp_path: Path) -> None:
+    """Its defaults were those of a pretrained model: one epoch at 2e-5, after which random weights still answer "atatat"."""
+    file = tmp_path / "new.yaml"
+    assert rlhf("new", "tiny-chat", "--file", file)[0] == 0
+    ours, demo = (RLHFJob.from_wire(read_object(path)).spec.stages for path in (file, EXAMPLES / "tiny-chat.yaml"))
+    assert [(stage.sft, stage.reward_model, stage.ppo) for stage in ours] == [(stage.sft, stage.reward_model, stage.ppo) for stage in demo]
 
 
 @pytest.mark.parametrize(
