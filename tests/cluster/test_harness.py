@@ -4,11 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import binaries, state
+from tests.support.cluster import ControlPlane, binaries, state
 from tests.support.eventually import eventually
 
 PROGRAM = """
@@ -66,3 +67,11 @@ def test_a_process_is_remembered_by_its_start_and_not_by_its_number_alone(tmp_pa
         assert state.end(path) == []
         sleeper.kill()
     assert state.living(tmp_path / "absent.json") == {}
+
+
+def test_threads_may_share_a_client(plane: ControlPlane) -> None:
+    """The kubelet's loop and a test that returns a lost node do. http.client alone mixes their requests and answers up."""
+    paths = ["/api/v1/namespaces/default", "/api/v1/namespaces/kube-system"]
+    with plane.rest() as rest, ThreadPoolExecutor(8) as pool:
+        names = list(pool.map(lambda number: rest.get(paths[number % 2])["metadata"]["name"], range(400)))
+    assert names == ["default", "kube-system"] * 200

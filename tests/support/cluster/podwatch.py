@@ -29,8 +29,9 @@ class PodWatch:
     def stop(self) -> None:
         """End the watch and its connection."""
         self._closed.set()
-        self._rest.end_watch()
-        self._thread.join()
+        while self._thread.is_alive():
+            self._rest.end_watch()  # again and again: the thread may have been about to open its watch
+            self._thread.join(_RETRY_SECONDS)
         self._rest.close()
         self.poke()
 

@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import ssl
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -31,7 +32,7 @@ class Refused(Exception):
 
 
 class Rest:
-    """One connection, opened when it is needed and again after it broke."""
+    """One connection, opened when it is needed and again after it broke. Threads that share it take turns."""
 
     def __init__(self, host: str, port: int, certificate: Path, token: str, *, as_user: str = "", timeout_seconds: float = 30.0) -> None:
         self._connection: http.client.HTTPSConnection | None = None
@@ -40,6 +41,7 @@ class Rest:
         self._tls = ssl.create_default_context(cafile=str(certificate))
         self._headers = {"Authorization": f"Bearer {token}", "Accept": JSON, **({"Impersonate-User": as_user} if as_user else {})}
         self._timeout_seconds = timeout_seconds
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +155,16 @@ class Rest:
     def _exchange(self, method: str, target: str, body: str | None, content_type: str) -> tuple[int, str]:
         """A kept connection may have been closed by the server in between: then once more on a new one."""
         headers = {**self._headers, **({"Content-Type": content_type} if body is not None else {})}
-        is_fresh = self._connection is None
+        with self._turn:
+            is_kept = self._connection is not None
+            try:
+                return self._send(method, target, body, headers)
+            except (OSError, http.client.HTTPException):
+                if not is_kept:
+                    raise
+            return self._send(method, target, body, headers)
+
+    def _send(self, method: str, target: str, body: str | None, headers: Mapping[str, str]) -> tuple[int, str]:
         connection = self._connection = self._connection or self._open(self._timeout_seconds)
         try:
             connection.request(method, target, body=body, headers=headers)
@@ -161,6 +172,4 @@ class Rest:
             return answer.status, answer.read().decode()
         except (OSError, http.client.HTTPException):
             self.close()
-            if is_fresh:
-                raise
-            return self._exchange(method, target, body, content_type)
+            raise
