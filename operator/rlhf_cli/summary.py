@@ -140,7 +140,7 @@ def prompts_to_try(job: Mapping[str, Any], workdir: Path) -> list[str]:
     A small model knows only what it was taught, so a first question of one's own would mostly miss.
     """
     stages = [stage["name"] for stage in job.get("status", {}).get("stages") or [] if stage.get("type") in ("SFT", "PPO")]
-    files = [file for stage in stages for file in sorted(workdir.glob(f"volume/**/stages/{stage}/r*/samples.jsonl"))]
+    files = [file for stage in stages for file in sorted(workdir.glob(f"volume/*/stages/{stage}/r*/samples.jsonl"), key=_attempt_of)]
     if not files:
         return []
     samples = [json.loads(line) for line in files[-1].read_text("utf-8").splitlines()]
@@ -149,6 +149,10 @@ def prompts_to_try(job: Mapping[str, Any], workdir: Path) -> list[str]:
     for prompt in reversed(right):  # the newest answers are at the end of the file
         first.setdefault(prompt.isascii(), prompt)
     return [first[is_ascii] for is_ascii in (True, False) if is_ascii in first]
+
+
+def _attempt_of(file: Path) -> int:
+    return int(file.parent.name.removeprefix("r"))
 
 
 def score_table(scores: list[Score]) -> Table:

@@ -12,7 +12,6 @@ import http.client
 import json
 import platform
 import re
-import socket
 import ssl
 import statistics
 import tempfile
@@ -30,7 +29,7 @@ from rlhf_api import names
 from tests.bench.api_cost import Load, cpu_seconds, measure
 from tests.support.cluster import ControlPlane, install_crds
 from tests.support.cluster.operator import Operator
-from tests.support.cluster.rest import Rest
+from tests.support.cluster.rest import Rest, end_connection
 from tests.support.eventually import eventually
 from tests.support.manifests import hello_rlhf
 
@@ -93,8 +92,8 @@ class Recorder:
     def close(self) -> None:
         """End the watches."""
         for connection in self._connections:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+            if connection.sock is not None:
+                end_connection(connection.sock)
 
 
 def _record(lines: Iterable[bytes], seen: Mapping[str, dict[str, float]], pattern: "re.Pattern[bytes]") -> None:
@@ -206,7 +205,7 @@ def a_bench(options: argparse.Namespace) -> Iterator[tuple[Figures, Bench]]:
         costs = measure(load, COST_REQUESTS, hello_rlhf())
         load.close()
         operator_flags = ["--request-burst=10000"]
-        with Operator(plane, Path(directory) / "operator", flags=operator_flags, profile=options.profile).wait_until_ready() as operator:
+        with Operator(plane, Path(directory) / "operator", flags=operator_flags, profile=options.profile).wait_until_watching() as operator:
             bench = Bench(plane, operator)
             try:
                 yield {"api_cpu_ms_per_create": costs["create"], "api_cpu_ms_per_status_write": costs["status"]}, bench

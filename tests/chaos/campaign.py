@@ -71,7 +71,7 @@ def stops(volume: Volume, stage: str, whole: Undisturbed, rng: random.Random) ->
     """SIGTERM in a step and in a save: the attempt saves, ends Preempted, and the next one goes on from there."""
     for kind in ("step", "save"):
         numbers = [number for number, each in enumerate(whole.points, start=1) if each == kind]
-        number = rng.choice(numbers[: len(numbers) * 2 // 3])
+        number = rng.choice(numbers[: len(numbers) // 2])
         name = f"{stage}: SIGTERM at moment {number} ({kind})"
         job = volume.job(stage)
         ended = job.attempt("term", number)
@@ -184,7 +184,7 @@ def _stopped_late(volume: Volume, stage: str, whole: Undisturbed) -> Job:
     """A job that was stopped when it had at least two checkpoints."""
     steps = [number for number, kind in enumerate(whole.points, start=1) if kind == "step"]
     job = volume.job(stage)
-    ended = job.attempt("term", steps[len(steps) * 3 // 4])
+    ended = job.attempt("term", steps[len(steps) // 2])
     assert ended.codes == (PREEMPTED,), ended.log
     assert len(job.complete_steps()) > 1, job.complete_steps()
     return job

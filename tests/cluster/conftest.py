@@ -68,4 +68,4 @@ def world(plane: ControlPlane, kubelet: ScriptedKubelet) -> Iterator[World]:
 def operator(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
     """The operator, for all tests of a file."""
     with Operator(plane, tmp_path_factory.mktemp("operator")) as operator:
-        yield operator.wait_until_ready()
+        yield operator.wait_until_watching()

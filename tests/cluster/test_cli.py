@@ -81,7 +81,7 @@ def test_a_failed_job_says_what_happened_to_whom_and_what_to_do(world: World, rl
 def test_get_lists_the_columns_of_kubectl(world: World, rlhf: Rlhf, kubectl_rlhf: Rlhf, job_file: Path) -> None:
     world.on(runs(), stage="sft")
     rlhf("submit", "-f", job_file)
-    world.until_phase("Running")
+    world.until_stage("sft", "Running")
     printed = world.plane.kubectl("get", "rlhf", "-n", world.namespace).splitlines()
     ours = kubectl_rlhf("get").out.splitlines()
     assert ours[0].split() == printed[0].split()
@@ -94,7 +94,7 @@ def test_get_lists_the_columns_of_kubectl(world: World, rlhf: Rlhf, kubectl_rlhf
 def test_cancel_and_resume(world: World, rlhf: Rlhf, kubectl_rlhf: Rlhf, job_file: Path) -> None:
     world.on(runs(), stage="sft")
     rlhf("submit", "-f", job_file)
-    world.until_phase("Running")
+    world.until_stage("sft", "Running")
     assert rlhf("cancel", "chat", "--cluster").code == 0
     world.until_phase("Suspended")
     assert rlhf("cancel", "chat", "--cluster").out.startswith("chat is suspended already")
@@ -160,7 +160,7 @@ def test_a_name_that_is_taken(world: World, rlhf: Rlhf, job_file: Path) -> None:
 def test_a_change_that_the_policy_denies(world: World, jobs: Jobs, rlhf: Rlhf, job_file: Path) -> None:
     world.on(runs(), stage="sft")
     rlhf("submit", "-f", job_file)
-    world.until_phase("Running")
+    world.until_stage("sft", "Running")
     with pytest.raises(CommandError) as caught:
         jobs.patch("chat", {"strategy": "zero2"})
     assert caught.value.exit_code == 64
@@ -205,7 +205,7 @@ def test_rlhf_user_is_enough_for_every_command(world: World, rlhf: Rlhf, bob: Pa
     world.until(lambda: rlhf("get", *options).code == 0, "the role holds")
     world.on(runs(), stage="sft")
     assert rlhf("submit", "-f", job_file, *options).code == 0
-    world.until_phase("Running")
+    world.until_stage("sft", "Running")
     code, out, said = rlhf("describe", "chat", *options)
     assert (code, said) == (0, "")
     assert "\nEvents\n" in out

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.cluster import ControlPlane
+from tests.support.eventually import eventually
 from tests.support.jobs import SFT
 from tests.support.node import testbed, volumes
-from tests.support.node.live import NAMESPACE, LiveJob, eventually_gone
+from tests.support.node.live import NAMESPACE, STEP_SECONDS, LiveJob, eventually_gone
 
 NewJob = Callable[[str], LiveJob]
 
@@ -55,5 +56,6 @@ def test_a_deleted_job_takes_everything_with_it_but_its_volume(plane: ControlPla
     claim = job.status()["volume"]["claimName"]
     job.delete()
     eventually_gone(job)
-    assert plane.kubectl("get", "services", "--namespace", NAMESPACE, "--selector", f"rlhf.dev/job={job.name}", "-o", "name") == ""
+    services = ["get", "services", "--namespace", NAMESPACE, "--selector", f"rlhf.dev/job={job.name}", "-o", "name"]
+    eventually(lambda: plane.kubectl(*services) == "", STEP_SECONDS, "the Service is gone")
     assert f"persistentvolumeclaim/{claim}" in plane.kubectl("get", "pvc", "--namespace", NAMESPACE, "-o", "name").split()

@@ -42,7 +42,7 @@ def test_a_missing_secret_is_named_and_the_job_goes_on_once_it_is_permitted(plan
     job = new_job("no-secret")
     source = {"uri": "https://files.example.com/chat.jsonl", "sha256": "0" * 64, "secretName": "files-read", "format": "messages"}
     job.apply({"sft": SFT | {"dataset": source}})
-    job.wait(lambda: job.condition("Accepted").get("reason") == "SecretNotPermitted", "Accepted=False/SecretNotPermitted", 10)
+    job.wait(lambda: job.condition("Accepted").get("reason") == "SecretNotPermitted", "Accepted=False/SecretNotPermitted", VISIBLE_SECONDS)
     assert "files-read" in job.condition("Accepted")["message"]
     assert job.pods() == []
     permit(plane, "files-read")

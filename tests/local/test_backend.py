@@ -71,7 +71,7 @@ class TestPods:
         began = time.monotonic()
         os.kill(process, signal.SIGKILL)
         cluster.until(lambda: cluster.exit_code(cluster.pods("quick")[0]) == 137, "the end is reported")
-        assert time.monotonic() - began < 2.0  # 20 ms on a quiet machine
+        assert time.monotonic() - began < 10.0  # 20 ms on a quiet machine
 
     def test_a_termination_message_has_at_most_four_kibibytes(self, cluster: LocalBackend) -> None:
         cluster.start("long", [{"exit": 1, "message": "x" * 100_000}])

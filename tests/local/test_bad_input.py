@@ -235,8 +235,9 @@ def test_the_right_digest_passes(rlhf: Rlhf) -> None:
     ],
 )
 def test_a_full_volume(size_bytes: int, words: list[str], rlhf: Rlhf) -> None:
-    with mounted(Path("volume").absolute(), size_bytes=size_bytes) as volume:
-        finished = run_sft(rlhf, "--workdir", volume / "job", dataset=SFT["dataset"])
+    """Full is what stands for the claim; the driver's own files are elsewhere."""
+    with mounted(Path(".rlhf/bad/volume").absolute(), size_bytes=size_bytes) as volume:
+        finished = run_sft(rlhf, dataset=SFT["dataset"])
         assert finished.code == 74, finished.err + finished.out
         for word in words:
             assert word in finished.err

@@ -9,6 +9,8 @@ import pytest
 from tests.local.conftest import Undisturbed
 from tests.support.jobs import PPO, REWARD, SFT, Rlhf, a_job_file
 
+pytestmark = pytest.mark.timeout(1800)  # the first test pays for the whole chain
+
 
 def test_every_stage_succeeds(undisturbed: Undisturbed) -> None:
     stages = undisturbed.result["job"]["status"]["stages"]

@@ -18,6 +18,7 @@ from tests.support.jobs import PPO, REWARD, SFT, STAGE_SECONDS, Rlhf, a_job_file
 
 LAUNCHER, WORKER = "rlhf_trainer.launch", "rlhf_trainer.worker"
 STAGES = ["sft", "rm", "ppo"]
+pytestmark = pytest.mark.timeout(1800)  # the first test pays for the whole story
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def disturbed(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory
     with Rlhf(tmp_path_factory.mktemp("disturbed")) as rlhf:
         file = a_job_file(rlhf.directory / "job.json", stages={"sft": SFT, "rm": REWARD, "ppo": PPO})
         process = rlhf.start("run", file)
-        for stage, step, victim in (("sft", 6, WORKER), ("rm", 5, LAUNCHER)):
+        for stage, step, victim in (("sft", 9, WORKER), ("rm", 5, LAUNCHER)):  # the save of step 8 waits for that of step 4
             rlhf.wait_for_step("job", stage, step, process)
             kill(*processes_of(rlhf.directory, victim))
         eventually(lambda: len(rlhf.attempts("job", "rm")) == 2, STAGE_SECONDS)

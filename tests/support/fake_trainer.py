@@ -1,7 +1,7 @@
 """A trainer that trains nothing: takes `rlhf-launch`'s arguments, reads run.json and reports what the test asked for.
 
 `FAKE_TRAINER` is a JSON object: stage → {"exitCode", "message"} for a stage that fails, or {"wait": true} for one that works until it is
-asked to stop and then says that it saved a checkpoint. Stages that are not named succeed at once.
+asked to stop and then says that it saved a checkpoint, or with {"isDeaf": true} goes on and on. Stages that are not named succeed at once.
 """
 
 import argparse
@@ -38,6 +38,9 @@ def main() -> int:
     }
     if wish.get("wait") and run["attempt"] == 1:
         signal.sigwait({signal.SIGTERM})
+        print("asked to stop", flush=True)
+        if wish.get("isDeaf"):
+            signal.pause()
         code = 75
         message |= {"outputDigest": None}
         checkpoint = options.workspace / Path(run["root"]).relative_to("/workspace") / run["directory"] / "checkpoints" / "7"

@@ -132,7 +132,7 @@ class JobSemantics:
         cluster.until(lambda: cluster.pods("deleted") == [], "no pod is left")
 
     def test_an_evicted_pod_is_marked_and_then_gone(self, cluster: Cluster) -> None:
-        cluster.start("evicted", [{**HANG, "deaf": True}], grace=2)
+        cluster.start("evicted", [{**HANG, "deaf": True}], grace=5)
         cluster.until(lambda: cluster.all_run("evicted"), "the pod runs")
         cluster.evict(cluster.pods("evicted")[0])
         marked = cluster.pods("evicted")[0]["status"]["conditions"]
@@ -141,7 +141,7 @@ class JobSemantics:
         cluster.until(lambda: cluster.pods("evicted") == [], "the pod is gone")
 
     def test_failed_comes_only_after_the_last_pod_has_ended(self, cluster: Cluster) -> None:
-        cluster.start("deaf", [{**HANG, "deaf": True}, {"exit": 1, "until": cluster.gate()}], grace=2)
+        cluster.start("deaf", [{**HANG, "deaf": True}, {"exit": 1, "until": cluster.gate()}], grace=5)
         cluster.until(lambda: cluster.all_run("deaf"), "both pods run")
         cluster.open_gate()
         cluster.until(lambda: "FailureTarget" in cluster.conditions("deaf"), "the failure is certain")
@@ -188,7 +188,7 @@ class JobSemantics:
         assert cluster.conditions("slow")["Failed"] == "DeadlineExceeded"
 
     def test_foreground_deletion_keeps_the_job_until_its_pods_are_gone(self, cluster: Cluster) -> None:
-        cluster.start("going", [{**HANG, "deaf": True}], grace=2)
+        cluster.start("going", [{**HANG, "deaf": True}], grace=5)
         cluster.until(lambda: cluster.all_run("going"), "the pod runs")
         cluster.delete_job("going", "Foreground")
         assert "deletionTimestamp" in cluster.job("going")["metadata"]

@@ -122,18 +122,18 @@ class Rlhf:
 
     def attempts(self, job: str, stage: str) -> list[Path]:
         """The directories of a stage's attempts, oldest first."""
-        found = self.workdir(job).glob(f"**/stages/{stage}/r[0-9]*")
+        found = self.workdir(job).glob(f"volume/*/stages/{stage}/r[0-9]*")  # not `**`: what a running job removes would be looked into
         return sorted(found, key=lambda path: int(path.name[1:]))
 
     def lines(self, job: str, stage: str, file: str = "metrics.jsonl") -> list[dict[str, Any]]:
         """The complete lines that the newest attempt of a stage has written so far."""
         written = [path / file for path in self.attempts(job, stage) if (path / file).is_file()]
-        texts = written[-1].read_text().splitlines(keepends=True) if written else []
-        return [json.loads(text) for text in texts if text.endswith("\n")]
+        return _lines_of(written[-1]) if written else []
 
     def step(self, job: str, stage: str) -> int:
-        """The newest step of a stage; 0 before the first."""
-        return max((int(line["step"]) for line in self.lines(job, stage)), default=0)
+        """The newest step of a stage's newest attempt; 0 before the first."""
+        attempts = self.attempts(job, stage)
+        return max((int(line["step"]) for line in _lines_of(attempts[-1] / "metrics.jsonl")), default=0) if attempts else 0
 
     def wait_for_step(self, job: str, stage: str, step: int, process: subprocess.Popen[str]) -> None:
         """Return once the stage has finished a step; fail when `rlhf` ends before that."""
@@ -162,11 +162,16 @@ def processes_of(directory: Path, module: str) -> list[int]:
     return [pid for pid, command in _commands() if is_ours(command)]
 
 
+def _lines_of(file: Path) -> list[dict[str, Any]]:
+    texts = file.read_text().splitlines(keepends=True) if file.is_file() else []
+    return [json.loads(text) for text in texts if text.endswith("\n")]
+
+
 def _commands() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                yield int(entry.name), (entry / "cmdline").read_text().split("\0")
+                yield int(entry.name), (entry / "cmdline").read_text(errors="replace").split("\0")
             except OSError:
                 continue
 

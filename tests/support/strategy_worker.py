@@ -238,7 +238,7 @@ def host_accelerator() -> dict[str, str]:
 def main(directory: Path) -> None:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.set_num_threads(1)
-    dist.init_process_group("gloo")
+    dist.init_process_group("gloo", init_method=f"file://{directory}/meet", rank=rank, world_size=world_size)
     accelerators = host_accelerator()
     seen: dict[str, Any] = {"accelerators": accelerators} | {
         f"plain {precision}": plain_trajectory(directory, precision) for precision in ("fp32", "bf16")

@@ -54,7 +54,7 @@ class Wire:
     async def stop(self, task: asyncio.Task[int]) -> int:
         """SIGTERM."""
         self.operators[task]._stop.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await task
 
     def add_profile(self, **changes: Any) -> None:

@@ -64,17 +64,20 @@ class Watch:
             now = time.monotonic()
             if self._stop.is_set:
                 self._forward_stop(now)
-            elif self.stall is None and (silent := self._silent(now)):
+            elif self.stall is not None:
+                self._kill()  # again: a worker may have been too young to be known when the others were killed
+            elif silent := self._silent(now):
                 self._end_stalled(*silent, now)
 
     def _forward_stop(self, now: float) -> None:
         """SIGTERM to each worker once; SIGKILL to all after the grace period. A worker that starts late is signalled late."""
         self._asked_seconds = self._asked_seconds or now
         is_over = now - self._asked_seconds >= self._deadlines.shutdown_seconds
+        if is_over:
+            self._kill()
+            return
         for pulse in self._pulses.read():
-            if is_over:
-                _send(pulse.pid, signal.SIGKILL)
-            elif pulse.pid and pulse.pid not in self._signalled:
+            if pulse.pid and pulse.pid not in self._signalled:
                 self._signalled.add(pulse.pid)
                 _send(pulse.pid, signal.SIGTERM)
 
@@ -91,8 +94,11 @@ class Watch:
         log.error("%s: dumping all threads, then ending the workers", story)
         stacks = self._dump()
         self.stall = Stall(f"{story}\n{_innermost(stacks.get(local_rank, ''))}", local_rank, pulse)
-        for each in self._pulses.read():
-            _send(each.pid, signal.SIGKILL)
+        self._kill()
+
+    def _kill(self) -> None:
+        for pulse in self._pulses.read():
+            _send(pulse.pid, signal.SIGKILL)
 
     def _dump(self) -> dict[int, str]:
         """Stacks of all threads of all workers. faulthandler answers SIGUSR1 even when Python itself hangs in C."""

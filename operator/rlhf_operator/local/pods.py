@@ -6,7 +6,7 @@ SIGTERM, its grace period, then SIGKILL. There is one node, `local`; GPUs are ha
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -144,7 +144,7 @@ class Kubelet:
         if reason:
             self._write(pod, pod_status.waiting(pod, self.store.now(), reason))
             return
-        started = _Started(gpus=gpus, progress_port=_free_port())
+        started = _Started(gpus=gpus, progress_port=_free_port({other.progress_port for other in self._pods.values()}))
         self._pods[pod["metadata"]["uid"]] = started
         started.task = asyncio.create_task(self._run(pod, started), name=f"pod {pod['metadata']['name']}")
 
@@ -266,8 +266,11 @@ def _job_name(pod: Object) -> str:
     return str(pod["metadata"]["labels"].get("batch.kubernetes.io/job-name", pod["metadata"]["name"]))
 
 
-def _free_port() -> int:
+def _free_port(promised: Collection[int] = ()) -> int:
     """A port nobody listens on now. Somebody may take it before the pod does: then the attempt ends with 73 and the next has others."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in promised:
+            return port

@@ -107,13 +107,16 @@ class _LocalProcess:
         return code if code >= 0 else 128 - code
 
     def terminate(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        self._send(signal.SIGTERM)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            self._process.kill()
+        self._send(signal.SIGKILL)
         _kill_all(self._pod_uid)
+
+    def _send(self, number: signal.Signals) -> None:
+        """Not through Popen, which looks first and so may take the exit code away from asyncio (CPython issue 87744)."""
+        if self._process.returncode is None:
+            _signal([self._process.pid], number)
 
 
 def launcher_arguments(files: Path, workspace: Path, secrets: Path, claims: Mapping[str, Path], progress_port: int) -> list[str]:

@@ -118,7 +118,7 @@ class ControlPlane:
         return {name: program.pid for name, program in self._programs.items() if program.is_running()}
 
     def rest(self, as_user: str = "") -> Rest:
-        """A client with a connection of its own, the administrator's or another user's. Not for several threads at once."""
+        """A client with a connection of its own, the administrator's or another user's."""
         return Rest(self.address, self._port, self.certificate, self.token, as_user=as_user)
 
     def kubectl(self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None, deadline_seconds: float = 120) -> str:
@@ -153,8 +153,10 @@ class ControlPlane:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
             "current-context": "test",
         }
-        path.write_text(json.dumps(config, indent=1), encoding="utf-8")
-        path.chmod(0o600)
+        written = path.with_name(f"{path.name}.new")
+        written.write_text(json.dumps(config, indent=1), encoding="utf-8")
+        written.chmod(0o600)
+        written.replace(path)  # a running operator may be reading the old one
         return path
 
     def stop_apiserver(self) -> None:

@@ -170,6 +170,8 @@ class ScriptedKubelet:
             return self._terminate(pod, play, container)
         if container is None:
             return self._begin(pod, play)
+        if phase == "Running" and not plays.is_ready(pod):  # the node was thought lost: a kubelet says that its pods are well
+            self._report(pod, plays.running_status(self.address_of(uid)))
         if play.exit_code is None:
             return LEASE_SECONDS
         left = container.started + play.seconds - time.monotonic()

@@ -67,6 +67,11 @@ class Operator:
         self.program.wait_until(lambda: self.answers("/readyz"), _READY_SECONDS)
         return self
 
+    def wait_until_watching(self) -> Self:
+        """Wait until it leads and sees every change. /readyz says yes to a standby too, which every operator is at first."""
+        self.program.wait_until(lambda: '"watching ' in self.log.read_text(encoding="utf-8"), _READY_SECONDS)
+        return self
+
     def answers(self, path: str) -> bool:
         """Whether a probe succeeds."""
         try:

@@ -80,6 +80,11 @@ def running_status(address: str) -> Object:
     }
 
 
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Whether its condition Ready is True."""
+    return any((c["type"], c["status"]) == ("Ready", "True") for c in pod.get("status", {}).get("conditions", []))
+
+
 def ended_status(pod: Mapping[str, Any], play: Play, exit_code: int, message: str | None = None) -> Object:
     """Its processes are gone."""
     text = message if message is not None else play.message if play.message is not None else report_of(pod, exit_code)

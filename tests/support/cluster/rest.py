@@ -31,6 +31,12 @@ class Refused(Exception):
         self.code, self.reason, self.message = code, reason, message
 
 
+def end_connection(opened: socket.socket) -> None:
+    """End a connection that another thread reads from. Below TLS: `SSLSocket.shutdown` takes the TLS object away from the reader."""
+    with suppress(OSError):
+        socket.socket.shutdown(opened, socket.SHUT_RDWR)
+
+
 class Rest:
     """One connection, opened when it is needed and again after it broke. Threads that share it take turns."""
 
@@ -138,10 +144,9 @@ class Rest:
 
     def end_watch(self) -> None:
         """From another thread: the watch that is being read ends at once."""
-        connection = self._watched
-        if connection is not None and connection.sock is not None:
-            with suppress(OSError):
-                connection.sock.shutdown(socket.SHUT_RDWR)
+        opened = self._watched.sock if self._watched is not None else None
+        if opened is not None:
+            end_connection(opened)
 
     def close(self) -> None:
         """Close the connection."""

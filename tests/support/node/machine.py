@@ -61,7 +61,7 @@ class Node:
         command = ["nsenter", f"--net={network.NAMESPACE_PATH}", "unshare", *namespaces, sys.executable, _file("init.py"), node._plan_file]
         try:
             node._program = Program(command, directory / "logs" / "init.log", outlives_us=outlives_us)
-            node._program.wait_until(node._pid_file.exists, _READY_SECONDS)
+            node._program.wait_until(lambda: node._pid_file.exists() and node.socket.exists(), _READY_SECONDS)
         except BaseException:
             node.stop()
             raise

@@ -152,12 +152,12 @@ def test_a_complete_job_has_nothing_to_resume(rlhf: Rlhf) -> None:
     assert set(attempts().values()) == {1}
 
 
-def press_ctrl_c(times: int, after: Callable[[], bool]) -> threading.Thread:
-    """Send SIGINT to this process once the condition holds."""
+def press_ctrl_c(*moments: Callable[[], bool]) -> threading.Thread:
+    """Send SIGINT to this process once the condition holds; and again once the next one does."""
 
     def press() -> None:
-        eventually(after, 30)
-        for _ in range(times):
+        for is_now in moments:
+            eventually(is_now, 30)
             os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=press)
@@ -165,15 +165,15 @@ def press_ctrl_c(times: int, after: Callable[[], bool]) -> threading.Thread:
     return thread
 
 
-def is_waiting(stage: str) -> Callable[[], bool]:
+def is_waiting(stage: str, said: str = "attempt 1") -> Callable[[], bool]:
     """The fake trainer of the stage has begun to wait."""
     log = Path(".rlhf/hello/logs") / f"{stage}-r1" / "pod-0.log"
-    return lambda: log.is_file() and "attempt 1" in log.read_text()
+    return lambda: log.is_file() and said in log.read_text()
 
 
 def test_ctrl_c_saves_and_resume_goes_on(rlhf: Rlhf, stages: Callable[..., None]) -> None:
     stages(sft={"wait": True})
-    thread = press_ctrl_c(1, is_waiting("sft"))
+    thread = press_ctrl_c(is_waiting("sft"))
     code, printed, said = rlhf("run", FILE)
     thread.join()
     assert code == 130
@@ -186,12 +186,12 @@ def test_ctrl_c_saves_and_resume_goes_on(rlhf: Rlhf, stages: Callable[..., None]
 
 
 def test_ctrl_c_twice_does_not_wait(rlhf: Rlhf, stages: Callable[..., None]) -> None:
-    stages(sft={"wait": True})
-    thread = press_ctrl_c(2, is_waiting("sft"))
+    stages(sft={"wait": True, "isDeaf": True})
+    thread = press_ctrl_c(is_waiting("sft"), is_waiting("sft", "asked to stop"))
     code, _, said = rlhf("run", FILE)
     thread.join()
     assert code == 130
-    assert "go on with: rlhf resume hello" in said
+    assert said == "stopped (sft has no checkpoint yet); go on with: rlhf resume hello\n"
     stages()
     assert rlhf("resume")[0] == 0
 
@@ -213,7 +213,7 @@ def test_cancel_reaches_a_job_that_another_process_runs(rlhf: Rlhf, stages: Call
 
 def test_cancel_of_a_job_that_nobody_runs(rlhf: Rlhf, stages: Callable[..., None]) -> None:
     stages(sft={"wait": True})
-    thread = press_ctrl_c(1, is_waiting("sft"))
+    thread = press_ctrl_c(is_waiting("sft"))
     rlhf("run", FILE)
     thread.join()
     code, printed, _ = rlhf("cancel")

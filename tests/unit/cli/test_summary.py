@@ -58,8 +58,11 @@ def test_the_tables_show_what_a_person_wants_to_know() -> None:
 
 
 def test_the_command_to_chat_asks_what_the_model_answered_right(tmp_path: Path) -> None:
-    attempt = tmp_path / "volume" / "uid" / "stages" / "ppo" / "r1"
-    attempt.mkdir(parents=True)
+    attempts = tmp_path / "volume" / "uid" / "stages" / "ppo"
+    older, attempt = attempts / "r2", attempts / "r10"
+    for directory in (older, attempt):
+        directory.mkdir(parents=True)
+    (older / "samples.jsonl").write_text(json.dumps({"prompt": "What is 1 plus 1?", "response": "2", "answer": "2"}) + "\n")
     samples = [
         {"prompt": "What is 3 plus 4?", "response": "7", "answer": "7"},
         {"prompt": "What is 3 plus 5?", "response": "9", "answer": "8"},

@@ -83,7 +83,7 @@ def on_a_pod(scenario: Callable[[World], Awaitable[None]]) -> Callable[[], None]
             await runner.setup()
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             connector = aiohttp.TCPConnector(force_close=True)
-            async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=2)) as session:
+            async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
                 await scenario(World(pod, runner.addresses[0][1], session))
             await runner.cleanup()
 

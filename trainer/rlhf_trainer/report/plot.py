@@ -7,7 +7,9 @@ is it? Metrics that a stage did not write leave no empty axes. A half-written la
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,12 +66,19 @@ def attempts_below(directory: Path) -> dict[str, Path]:
     if (directory / names.FILE_METRICS).is_file():
         return {directory.parent.name or directory.name: directory}
     newest: dict[str, Path] = {}
-    for file in sorted(directory.rglob(f"{names.DIR_STAGES}/*/r[0-9]*/{names.FILE_METRICS}"), key=lambda found: found.stat().st_mtime_ns):
-        attempt = file.parent
+    for attempt in sorted(_with_metrics(directory), key=lambda found: (found / names.FILE_METRICS).stat().st_mtime_ns):
         known = newest.setdefault(attempt.parent.name, attempt)
         if int(attempt.name[1:]) > int(known.name[1:]):
             newest[attempt.parent.name] = attempt
     return newest
+
+
+def _with_metrics(directory: Path) -> Iterator[Path]:
+    """By `os.walk`, which passes over directories that a running job removes meanwhile; `rglob` fails on them."""
+    for place, _, files in os.walk(directory):
+        found = Path(place)
+        if names.FILE_METRICS in files and re.fullmatch(r"r\d+", found.name) and found.parent.parent.name == names.DIR_STAGES:
+            yield found
 
 
 def draw(stages: Mapping[str, Path], png: Path) -> list[str]:

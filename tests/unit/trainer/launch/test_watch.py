@@ -14,21 +14,22 @@ from rlhf_api.run_config import Deadlines
 from rlhf_trainer.exchange import Exchange
 from rlhf_trainer.launch_watch import Watch
 from rlhf_trainer.run import StopFlag
+from tests.support.eventually import eventually
 
 WORKER = """
-import faulthandler, signal, sys, threading
+import faulthandler, signal, sys, time
 from pathlib import Path
 from rlhf_trainer.exchange import Exchange
 exchange, ignores = Exchange(Path(sys.argv[1])), sys.argv[2] == "ignore"
-asked = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: None if ignores else asked.set())
+signal.signal(signal.SIGTERM, lambda *_: None if ignores else sys.exit(75))
 faulthandler.register(signal.SIGUSR1, file=exchange.stacks(0).open("w"))
+while sys.argv[2] == "late" and not Path(sys.argv[1], "born").exists():
+    time.sleep(0.02)
 exchange.heartbeat(0).beat("training", 5)
 def waits_for_a_peer():
-    while not asked.wait(0.05):
-        pass
+    while True:
+        time.sleep(0.05)
 waits_for_a_peer()
-sys.exit(75)
 """
 
 
@@ -37,7 +38,7 @@ class Started:
         with Exchange.create(1) as exchange:
             directory.mkdir(exist_ok=True)
             (directory / "pulses").write_bytes((exchange.directory / "pulses").read_bytes())
-        self.stop = StopFlag()
+        self.directory, self.stop = directory, StopFlag()
         self.watch = Watch(Exchange(directory), 1, deadlines, self.stop)
         self.child = subprocess.Popen([sys.executable, "-c", WORKER, str(directory), behaviour])
         self.watch.begin()
@@ -75,7 +76,7 @@ def test_a_worker_that_ignores_it_is_killed_after_the_grace_period(start: object
 
 @pytest.mark.rule("L7")
 def test_a_silent_worker_is_dumped_and_killed(start: object, capfd: pytest.CaptureFixture[str]) -> None:
-    run = start("obey", progress=1)  # type: ignore[operator]
+    run = start("obey", progress=5)  # type: ignore[operator]
     assert run.child.wait(timeout=30) == -signal.SIGKILL
     run.watch.close()
     stall = run.watch.stall
@@ -84,3 +85,12 @@ def test_a_silent_worker_is_dumped_and_killed(start: object, capfd: pytest.Captu
     assert "state training, step 5" in stall.story
     assert (stall.local_rank, stall.pulse.step) == (0, 5)
     assert "waits_for_a_peer" in capfd.readouterr().err
+
+
+@pytest.mark.rule("L7")
+def test_a_worker_that_says_its_first_word_after_the_verdict_is_killed_too(start: object) -> None:
+    """Its process id is not known before: left alone, the launcher would wait for it for ever."""
+    run = start("late", progress=1)  # type: ignore[operator]
+    eventually(lambda: run.watch.stall, 30, "the watchdog's verdict")
+    (run.directory / "born").touch()
+    assert run.child.wait(timeout=30) == -signal.SIGKILL
