@@ -18,7 +18,7 @@ LINK_BYTES_PER_SECOND: Final = 25e9
 
 def of_training(work: Workload, rollout: Rollout | None, stage: Stage) -> tuple[str, ...]:
     """Notes on a training stage."""
-    return (*_on_shape(work.shape), *_on_host(work), *_on_rollout(work, rollout, stage))
+    return (*_on_shape(work.shape), *_on_host(work), *_on_rollout(work, rollout, stage), *_on_length(work, stage))
 
 
 def of_artifact(shape: Architecture, method: str, *, double_quant: bool) -> tuple[str, ...]:
@@ -39,6 +39,14 @@ def tokens_that_fit(shape: Architecture, weights: int, memory_bytes: int) -> int
 def _on_shape(shape: Architecture) -> Iterator[str]:
     if shape.stated_parameters is not None:
         yield f"shape assumed like {shape.name}, the known model nearest to spec.model.size"
+
+
+def _on_length(work: Workload, stage: Stage) -> Iterator[str]:
+    """Only Prepare reads the model's config.json and can refuse; by then the job has waited for its volume and its downloads."""
+    shape = work.shape
+    if shape.stated_parameters is None and work.num_tokens > shape.context:
+        fields = "maxPromptLength or maxNewTokens" if isinstance(stage.block, PPO) else "maxLength"
+        yield f"Prepare will refuse rows of {work.num_tokens} tokens: the context of {shape.name} has {shape.context}; lower {fields}"
 
 
 def _on_host(work: Workload) -> Iterator[str]:

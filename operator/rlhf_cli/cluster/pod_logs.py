@@ -108,11 +108,21 @@ def _nothing_to_read(job: Mapping[str, Any], name: str, stage: str | None, attem
 def follow(
     jobs: Jobs, name: str, stage: str | None, attempt: int | None, note: Callable[[str], None], *, poll_seconds: float = POLL_SECONDS
 ) -> Iterator[str]:
-    """Lines as they are written, across pods, attempts and stages, until the stage (or the job) ends."""
+    """Lines as they are written, across pods, attempts and stages, until the stage (or the job) ends.
+
+    Raises:
+        CommandError: there is no such job or stage, or the job was deleted; its pods may end in peace, and their last words come first.
+    """
     lines: SimpleQueue[str] = SimpleQueue()
     readers: dict[str, threading.Thread] = {}
+    looks = patiently(lambda: jobs.get(name), note)
     first: Mapping[str, int] | None = None  # what is older than the newest attempt now is over; what comes later is all shown
-    for job in patiently(lambda: jobs.get(name), note):
+    while True:
+        try:
+            job = next(looks)
+        except CommandError:
+            yield from _rest_of(lines, readers, poll_seconds)
+            raise
         # Asked before the pods are listed: a pod of the last moment is read now, not lost.
         is_over = _has_ended(job, stage, attempt)
         try:
@@ -124,9 +134,16 @@ def follow(
             if source.pod not in readers and source.attempt >= first.get(source.stage, 0):
                 readers[source.pod] = _start(jobs, source, lines.put, poll_seconds)
         yield from _lines_of(lines, poll_seconds)
-        if is_over and not any(reader.is_alive() for reader in readers.values()):
-            yield from _lines_of(lines, 0)
+        if is_over:
+            yield from _rest_of(lines, readers, poll_seconds)
             return
+
+
+def _rest_of(lines: SimpleQueue[str], readers: Mapping[str, threading.Thread], poll_seconds: float) -> Iterator[str]:
+    """Everything until no pod is read any more."""
+    while any(reader.is_alive() for reader in readers.values()):
+        yield from _lines_of(lines, poll_seconds)
+    yield from _lines_of(lines, 0)
 
 
 def _lines_of(lines: SimpleQueue[str], seconds: float) -> Iterator[str]:

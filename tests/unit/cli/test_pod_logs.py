@@ -117,6 +117,18 @@ def test_following_goes_on_to_the_next_stage(api: SmallApi, jobs: Jobs) -> None:
     assert sorted(followed(jobs)) == ["rm/r1/0 line 1\n", "sft/r1/0 line 1\n"]  # pods are read side by side
 
 
+def test_what_a_deleted_job_had_said_comes_before_the_error(api: SmallApi, jobs: Jobs) -> None:
+    serve(api, a_job(a_stage()), a_pod("sft", 1))
+    running = api.routes["GET", f"{JOBS}/hello"](Request("GET", "", {}, None, {}))[1]
+    gone = status(404, "NotFound", "not found", name="hello", kind="rlhfjobs")
+    api.on_each("GET", f"{JOBS}/hello", (200, running), (404, gone))
+    lines = follow(jobs, "hello", None, None, pytest.fail, poll_seconds=POLL)
+    read: list[str] = []
+    with pytest.raises(CommandError, match="was deleted meanwhile"):
+        read.extend(lines)
+    assert sorted(read) == ["sft/r1/0 line 1\n", "sft/r1/0 line 2\n"]
+
+
 def test_attempts_that_come_and_go_between_two_looks_are_shown_too(api: SmallApi, jobs: Jobs) -> None:
     serve(api, a_job(a_stage(phase="Succeeded", attempt=3), phase="Succeeded"))
     finished = api.routes["GET", f"{JOBS}/hello"](Request("GET", "", {}, None, {}))[1]

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from rlhf_cli.cluster import waiting
-from rlhf_cli.cluster.connection import Unreachable
+from rlhf_cli.cluster.connection import ApiRefused, Unreachable
 from rlhf_cli.cluster.waiting import patiently, wait_for_end
+from rlhf_cli.errors import CommandError
 from tests.support.statuses import a_job, a_stage
 
 COMPLETE = a_job(
@@ -58,3 +59,29 @@ def test_silence_is_said_once_and_waited_for() -> None:
     found = list(itertools.islice(patiently(read, said.append), 2))
     assert found[1] is COMPLETE
     assert said == ["nobody answers; still waiting"] * 2
+
+
+def absence() -> CommandError:
+    error = CommandError(64, "JOB: 'hello' is no RLHFJob")
+    error.__cause__ = ApiRefused(404, {"reason": "NotFound"})
+    return error
+
+
+def of_uid(uid: str) -> Mapping[str, Any]:
+    job = a_job(a_stage())
+    return {**job, "metadata": {**job["metadata"], "uid": uid}}
+
+
+@pytest.mark.parametrize("then", [absence(), of_uid("u-2")], ids=["gone", "another job of that name"])
+def test_a_job_that_is_deleted_meanwhile_is_no_mistake_of_the_user(then: Mapping[str, Any] | Exception) -> None:
+    looks = patiently(answers(of_uid("u-1"), then), pytest.fail)
+    next(looks)
+    with pytest.raises(CommandError, match="JOB: 'hello' was deleted meanwhile") as caught:
+        next(looks)
+    assert caught.value.exit_code == 1
+
+
+def test_a_job_that_was_never_there_is_one() -> None:
+    with pytest.raises(CommandError, match="is no RLHFJob") as caught:
+        next(patiently(answers(absence()), pytest.fail))
+    assert caught.value.exit_code == 64

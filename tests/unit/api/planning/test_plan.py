@@ -281,3 +281,35 @@ def test_auto_offers_a_single_cpu_process_nothing_that_cannot_save_memory() -> N
 def test_auto_offers_a_single_gpu_what_the_host_can_hold() -> None:
     spec = a_spec(topology={"gpusPerNode": 1})
     assert {plan.strategy for plan in fitting.options(spec, spec.stages[0])} == {"plain", "zero2-offload", "gemini-offload"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "note"),
+    [
+        pytest.param(
+            an_sft(),
+            "Prepare will refuse rows of 2048 tokens: the context of gpt2-s has 1024; lower maxLength",
+            id="the default length of a row",
+        ),
+        pytest.param(
+            a_ppo(reward={"source": {"uri": "pvc://m/gpt2"}}),
+            "Prepare will refuse rows of 1536 tokens: the context of gpt2-s has 1024; lower maxPromptLength or maxNewTokens",
+            id="prompt and answer",
+        ),
+    ],
+)
+def test_rows_beyond_the_context_of_a_known_model_are_a_note(stage: dict[str, object], note: str) -> None:
+    spec = a_spec("pvc://m/gpt2", stages=[stage])
+    assert note in plan_stage(spec, spec.stages[0], a_profile(memory="16Gi")).notes
+
+
+@pytest.mark.parametrize(
+    ("source", "block"),
+    [
+        pytest.param("pvc://m/gpt2", {"maxLength": 1024}, id="a row as long as the context"),
+        pytest.param("pvc://m/own-model", {}, id="a model of a stated size"),
+    ],
+)
+def test_rows_that_may_fit_are_no_note(source: str, block: dict[str, object]) -> None:
+    spec = a_spec(source, model={"size": "125M"}, stages=[an_sft(**block)])
+    assert not any("Prepare will refuse" in note for note in plan_stage(spec, spec.stages[0], a_profile(memory="16Gi")).notes)
