@@ -42,7 +42,14 @@ class Dataset(Pinned):
     format: DatasetFormat = Field(
         "auto", description="Row format; auto detects it from the field names of the first rows and fails when rows differ."
     )
-    split: str = Field("train", max_length=63, min_length=1, description="Split or file stem to read.")
+    # Prepare makes a file name of it: with a '/' or a leading '.' it would lead out of what the profile allows and `sha256` pins.
+    split: str = Field(
+        "train",
+        max_length=63,
+        min_length=1,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="Split or file stem to read; a folder on the way to it belongs in uri.",
+    )
 
 
 class ModelInput(ApiModel):

@@ -60,6 +60,7 @@ def _dataset_request(spec: RLHFJobSpec, stage: Stage, role: str, ref: DatasetRef
             purpose="prompts" if is_prompts else "conversations",
             tokenizer=tokenizer,
             max_length=stage.ppo.max_prompt_length + (0 if is_prompts else stage.ppo.max_new_tokens),
+            answer_length=stage.ppo.max_new_tokens if is_prompts else 0,
             max_drop_fraction=stage.ppo.max_drop_fraction,
         )
     return DatasetRequest(

@@ -13,6 +13,8 @@ LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 AnnotationValue = Annotated[str, StringConstraints(max_length=1024)]
 Prefix = Annotated[str, StringConstraints(max_length=512)]
+Count = Annotated[str, StringConstraints(max_length=16, pattern=r"^[1-9][0-9]*$")]
+"""A whole number above 0, as text like all quantities: the pod's GPUs multiply it."""
 
 
 class Toleration(ApiModel):
@@ -85,8 +87,12 @@ class PerGpu(ApiModel):
 
     cpu: CpuQuantity = Field("8", description="CPUs for each GPU.")
     memory: ByteQuantity = Field("64Gi", description="Memory for each GPU.")
-    extended: dict[LabelKey, Annotated[str, StringConstraints(max_length=16)]] = Field(
-        {}, exclude_if=is_empty, max_length=8, description='Further extended resources, for example rdma/hca: "1".'
+    extended: dict[LabelKey, Count] = Field(
+        {},
+        exclude_if=is_empty,
+        max_length=8,
+        description='Further extended resources for each GPU, in whole numbers without a unit, for example rdma/hca: "1"; '
+        'ephemeral-storage counts bytes: "107374182400".',
     )
 
 

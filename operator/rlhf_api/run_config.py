@@ -11,7 +11,20 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from rlhf_api import names
-from rlhf_api.base import ApiModel, Bool, Digest, Fraction, Int, Number, RelativePath, StageName, canonical_json, digest, sha256_hex
+from rlhf_api.base import (
+    ApiModel,
+    Bool,
+    Digest,
+    Fraction,
+    Int,
+    Number,
+    RelativePath,
+    StageName,
+    canonical_json,
+    digest,
+    is_empty,
+    sha256_hex,
+)
 from rlhf_api.inputs import Dataset, Source
 from rlhf_api.job import ChatTemplate, Lora, Precision
 from rlhf_api.policies import CheckpointPolicy
@@ -110,6 +123,7 @@ class DatasetRequest(ApiModel):
     purpose: Literal["conversations", "preference", "prompts"]
     tokenizer: str = Field(description="Key of the model whose tokenizer is used.")
     max_length: Int = Field(ge=1)
+    answer_length: Int = Field(0, ge=0, exclude_if=is_empty, description="Tokens that a stage generates after each row.")
     overlong: Literal["drop", "truncate"] = "drop"
     max_drop_fraction: Fraction = 0.05
     eval_fraction: Number = Field(0.0, ge=0, le=0.5)

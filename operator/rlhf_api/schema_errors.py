@@ -46,7 +46,10 @@ def _map_entry(model: type[ApiModel], location: Location, details: Mapping[str, 
     schema = leaf_schema(owner, alias).get("additionalProperties")
     if not isinstance(schema, dict):
         return ""
-    return "is a key that is too long or empty" if is_key else f"must be {type_words(schema)}{_hint(schema, details.get('input'))}"
+    if is_key:
+        return "is a key that is too long or empty"
+    meaning = fields_by_alias(owner)[alias][1].description if "pattern" in schema else ""
+    return f"must be {type_words(schema)}{_hint(schema, details.get('input')) or (f': {meaning}' if meaning else '')}"
 
 
 def _hint(schema: Schema, value: object) -> str:

@@ -1,5 +1,6 @@
 """`--claim NAME=DIR`: which directory stands for which PersistentVolumeClaim on this machine."""
 
+import os
 from pathlib import Path
 
 from rlhf_api.outcome import ExitCode
@@ -19,8 +20,8 @@ def parse_claims(options: list[str]) -> dict[str, Path]:
             raise CommandError(ExitCode.CONFIG, f"--claim: {option!r} must be NAME=DIR, for example --claim models=./models")
         if name in claims:
             raise CommandError(ExitCode.CONFIG, f"--claim: {name!r} is given twice; one directory stands for one claim")
-        path = Path(directory).expanduser().absolute()
-        if not path.is_dir():
+        path = Path(os.path.expanduser(directory)).absolute()  # unlike Path.expanduser, leaves ~nobody as it is
+        if not os.path.isdir(path):
             raise CommandError(ExitCode.CONFIG, f"--claim: {option!r} names no directory; create it first: mkdir -p {directory}")
         claims[name] = path
     return claims

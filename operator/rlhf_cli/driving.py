@@ -6,13 +6,12 @@ exit code of the process. Rules for a working directory that already holds a job
 """
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from rlhf_api.outcome import ExitCode
 from rlhf_cli import workdirs
@@ -20,7 +19,7 @@ from rlhf_cli.claims import parse_claims
 from rlhf_cli.errors import EX_FAILURE, EX_INTERRUPTED, CommandError, refused
 from rlhf_cli.interrupts import StopRequests
 from rlhf_cli.job_files import read_object
-from rlhf_cli.live import display
+from rlhf_cli.live import LastingStream, console_on, display
 from rlhf_cli.stage_rows import new_rerun, phase_of
 from rlhf_cli.summary import print_summary, result_of
 from rlhf_operator.local.discard import discard
@@ -38,23 +37,23 @@ def start(job_file: Path, *, workdir: Path | None, claims: list[str], profile: P
     wire = read_object(job_file)
     _refuse_problems(wire)
     directory = workdir or workdirs.default_workdir(wire["metadata"]["name"])
-    workdirs.refuse_damage(directory)
+    workdirs.refuse_damage(directory, is_discarded=is_fresh)
     session = LocalSession.open(directory, claims=parse_claims(claims), profile=_read_profile(profile))
     with _explained(directory):
         if workdirs.is_workdir(directory):
-            _make_room(session, directory, is_fresh)
+            _make_room(session, wire, directory, is_fresh)
         session.submit(wire)
         return _drive(session, directory, as_json)
 
 
-def go_on(job: str | None, *, workdir: Path | None, claims: list[str], as_json: bool) -> int:
+def go_on(job: str | None, *, workdir: Path | None, claims: list[str], profile: Path | None, as_json: bool) -> int:
     """`rlhf resume`: clear the suspension, or run a failed stage again, and drive the job to its end. The exit code of the process.
 
     Raises:
         CommandError: there is no such job, it is running, or the changes in its job file are refused.
     """
     directory = workdirs.find_workdir(job, workdir)
-    session = LocalSession.open(directory, claims=parse_claims(claims))
+    session = LocalSession.open(directory, claims=parse_claims(claims), profile=_read_profile(profile))
     edited = read_object(Path(job)) if job is not None and Path(job).is_file() else None
     with _explained(directory):
         _continue(session, edited)
@@ -126,10 +125,12 @@ def _read_profile(file: Path | None) -> dict[str, Any] | None:
     return wire
 
 
-def _make_room(session: LocalSession, directory: Path, is_fresh: bool) -> None:
+def _make_room(session: LocalSession, wire: Mapping[str, Any], directory: Path, is_fresh: bool) -> None:
+    """Discard the job that the directory holds, if --fresh says so, and never for one that would be refused next."""
     if not is_fresh:
         found = f"--workdir: '{directory}' holds a job already ({phase_of(session.job())})"
         raise CommandError(ExitCode.CONFIG, f"{found}: go on with `rlhf resume {handle(directory)}`, or discard it with --fresh")
+    session.check(wire)
     discard(Workdir(directory.resolve()), LocalRuntime())
 
 
@@ -150,8 +151,9 @@ def _explained(directory: Path) -> Iterator[None]:
 
 
 def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:
-    """Run to the end, show it, say what became of it."""
-    console, errors = Console(), Console(stderr=True)
+    """Run to the end, show it, say what became of it. Training does not end because nobody reads: the streams never fail."""
+    output, words = LastingStream(sys.stdout), LastingStream(sys.stderr)
+    console, errors = console_on(output), console_on(words)
     started = time.monotonic()
     with display(errors if as_json else console, time.monotonic) as shown:
 
@@ -163,7 +165,7 @@ def _drive(session: LocalSession, directory: Path, as_json: bool) -> int:
         shown.update(job)
     code, claims = int(session.exit_code()), Workdir(directory.resolve()).read_claims()
     if as_json:
-        print(json.dumps(result_of(job, claims, directory, code), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(result_of(job, claims, directory, code), ensure_ascii=False, allow_nan=False), file=output, flush=True)
     elif code == 0:
         print_summary(console, job, claims, directory, time.monotonic() - started)
     for line in _last_words(session, job, code, handle(directory)):

@@ -4,9 +4,12 @@ On a terminal one row a stage is redrawn in place. Elsewhere (a pipe, CI, `--out
 change of phase, and one now and then for a step, so that a log of ten thousand steps stays readable.
 """
 
-from collections.abc import Callable, Mapping
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import IO, Any, Protocol, Self, TextIO, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -34,6 +37,49 @@ class Display(Protocol):
 def display(console: Console, clock: Callable[[], float]) -> Display:
     """The display that fits the console. `clock` counts seconds and never goes back."""
     return LiveTable(console) if console.is_terminal else PlainLines(console, clock)
+
+
+class LastingStream:
+    """A stream that outlives its reader: once it cannot be written, what is shown is dropped.
+
+    An exception in `write` would unwind through the session, which then kills the pods without a checkpoint. It stands below rich because
+    the live table is also drawn by a thread, and because rich leaves the process when a pipe breaks.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream: TextIO = stream or io.StringIO()  # None: the process was started with this stream closed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)  # rich asks for isatty, encoding, fileno
+
+    def write(self, text: str) -> int:
+        with self._lasting():
+            try:
+                self._stream.write(text)
+            except UnicodeError:  # a file name that is not UTF-8, in a message
+                self._stream.write(text.encode(self._stream.encoding, "replace").decode(self._stream.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lasting():
+            self._stream.flush()
+
+    @contextmanager
+    def _lasting(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            self._fall_silent()
+
+    def _fall_silent(self) -> None:
+        """Write into nothing from now on. The descriptor too: Python flushes what is left as it exits, and would exit with 120."""
+        with suppress(OSError), open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), self._stream.fileno())
+
+
+def console_on(stream: LastingStream) -> Console:
+    """A console that writes there."""
+    return Console(file=cast(IO[str], stream))
 
 
 class LiveTable:

@@ -4,6 +4,8 @@ Nothing heavy is imported here, so that `rlhf --help` answers at once; a command
 `run` prints its lines to standard error, one problem a line, and exits with its code (api.md section 9).
 """
 
+import codecs
+import io
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -56,9 +58,17 @@ def run_plugin(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(program: typer.Typer, name: str, arguments: Sequence[str] | None) -> NoReturn:
+    _replace_what_cannot_be_encoded()
     try:
         program(args=arguments, prog_name=name)
     except CommandError as error:
         print(*error.lines, sep="\n", file=sys.stderr)
         sys.exit(error.exit_code)
     sys.exit(0)
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Print `?` for what an encoding lacks: a dash of ours in latin-1 is no reason to fail. UTF-8 has everything."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and codecs.lookup(stream.encoding).name != "utf-8":
+            stream.reconfigure(errors="replace")

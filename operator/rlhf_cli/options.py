@@ -37,6 +37,10 @@ Profile = Annotated[
     Path | None,
     Option(metavar="FILE", show_default=False, help="ClusterRLHFProfile to obey (its image is ignored). Default: made from this machine."),
 ]
+NewProfile = Annotated[
+    Path | None,
+    Option("--profile", metavar="FILE", show_default=False, help="ClusterRLHFProfile to obey from now on. Default: that of `rlhf run`."),
+]
 OutputFormat = Annotated[Output, Option("--output", "-o", help="table for people; json: one object on standard output.")]
 OnCluster = Annotated[bool, Option("--cluster", help="Talk to the cluster of the current context, not to this machine.")]
 Context = Annotated[str | None, Option(metavar="NAME", show_default=False, help="Context of the kubeconfig: that cluster.")]

@@ -63,6 +63,21 @@ RENDERS: dict[str, dict[str, Any]] = {
 }
 
 
+AWKWARD = {
+    "nameOverride": "007",
+    "watchNamespaces": ["123", "on"],
+    "priorityClassName": "yes",
+    "serviceAccount": {"name": "42"},
+    "profiles": [{**DEFAULT_PROFILE, "name": "2024"}],
+    "networkPolicy": {"apiServer": {"cidrs": ["::/0", "::1/128"]}},
+    "serviceMonitor": ON,
+    "podMonitor": ON,
+    "prometheusRule": ON,
+    "dashboards": ON,
+}
+"""Legal names that YAML would read as something else."""
+
+
 class Helm:
     """Helm with a home of its own."""
 
@@ -123,6 +138,27 @@ def installed(empty: ControlPlane, helm: Helm) -> Iterator[ControlPlane]:
 
 def documents(text: str) -> list[dict[str, Any]]:
     return [document for document in YAML(typ="safe", pure=True).load_all(text) if document]
+
+
+def names_in(node: Any, key: str = "") -> Iterator[object]:
+    """Every name, namespace, class and range of addresses below a node."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from names_in(value, name)
+    elif isinstance(node, list):
+        for value in node:
+            yield from names_in(value, key)
+    elif key in ("name", "namespace", "priorityClassName", "serviceAccountName", "cidr", "app.kubernetes.io/instance"):
+        yield node
+
+
+def test_names_that_look_like_numbers_stay_names(helm: Helm) -> None:
+    loader = YAML(typ="safe", pure=True)
+    loader.version = (1, 1)  # the API server's: `on` and `yes` are true
+    loaded = list(loader.load_all(helm("template", "7", str(CHART), values=AWKWARD)))
+    found = [name for document in loaded for name in names_in(document)]
+    assert [name for name in found if not isinstance(name, str)] == []
+    assert {"007", "123", "on", "yes", "42", "2024", "::/0", "::1/128", "7"} <= set(found)
 
 
 @pytest.mark.parametrize("name", sorted(RENDERS))

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_operator.local.processes import POD_UID, LocalRuntime, PodProcess
+from rlhf_operator.local.pods import Node
+from rlhf_operator.local.processes import POD_UID, LocalRuntime, PodProcess, Running
 from tests.support.backend import NAMESPACE, LocalBackend
 from tests.support.eventually import eventually
 from tests.support.job_semantics import HANG, JobSemantics
@@ -130,6 +131,27 @@ def test_a_command_that_does_not_exist_fails_the_pod(tmp_path: Path) -> None:
     assert backend.exit_code(backend.pods("broken")[0]) == 128
     assert "cannot start the pod's process" in backend.message(backend.pods("broken")[0])
     backend.close()
+
+
+def test_a_claim_without_a_directory_fails_the_pod(tmp_path: Path) -> None:
+    backend = LocalBackend(tmp_path)
+    backend.kubelet.node = Node(tmp_path, {})
+    backend.start("lost", [{}])
+    backend.until(lambda: "Failed" in backend.conditions("lost"), "the Job fails")
+    assert backend.message(backend.pods("lost")[0]) == "cannot start the pod's process: KeyError: 'data'"
+    backend.close()
+
+
+def test_a_defect_while_a_pod_runs_fails_it_and_ends_its_process(cluster: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait(process: Running) -> int:
+        raise RuntimeError("no child watcher")
+
+    monkeypatch.setattr("rlhf_operator.local.processes._LocalProcess.wait", wait)
+    cluster.start("watched", [HANG])
+    cluster.until(lambda: "Failed" in cluster.conditions("watched"), "the Job fails")
+    (pod,) = cluster.pods("watched")
+    assert cluster.message(pod) == "lost the pod's process: RuntimeError: no child watcher"
+    assert _processes(pod["metadata"]["uid"]) == []
 
 
 def test_ending_leftovers_of_a_pod_without_any_is_harmless() -> None:

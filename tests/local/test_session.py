@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 
 from rlhf_api.outcome import ExitCode
+from rlhf_operator.local.discard import discard
 from rlhf_operator.local.machine import Machine
 from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.session import Busy, LocalSession, NoSuchJob, Refused
+from rlhf_operator.local.workdir import Workdir
 from rlhf_operator.shell.crash import POINTS
 from rlhf_operator.shell.kube import Object, Throttled, Unavailable
 from tests.support.backend import TINY_POD
@@ -30,6 +32,11 @@ HANG = {"hang": True}
 
 def a_job(**spec: Any) -> dict[str, Any]:
     return {**copy.deepcopy(JOB), "spec": {**copy.deepcopy(HELLO), **spec}}
+
+
+def a_profile(memory: str) -> dict[str, Any]:
+    """The spec of a profile that gives a process this much memory."""
+    return {"image": "local", "allowUnpinnedImage": True, "resources": {"perProcess": {"memory": memory}}}
 
 
 class Desk:
@@ -251,16 +258,37 @@ class TestRefusals:
         assert session.root().parent == tmp_path / "data"
 
     def test_a_profile_that_refuses_ends_the_run(self, desk: Desk) -> None:
-        session = desk.session(profile={"image": "local", "allowUnpinnedImage": True, "resources": {"perProcess": {"memory": "1Mi"}}})
+        session = desk.session(profile=a_profile("1Mi"))
         session.submit(JOB)
         job = session.run(lambda job: None)
         assert job["status"]["phase"] == "Pending"
         assert job["status"]["reason"] == "DoesNotFit"
         assert session.exit_code() == 64
 
+    def test_a_profile_holds_until_another_is_given(self, desk: Desk) -> None:
+        session = desk.session(profile=a_profile("1Mi"))
+        session.submit(JOB)
+        assert session.run(lambda job: None)["status"]["reason"] == "DoesNotFit"
+        assert desk.session().run(lambda job: None)["status"]["reason"] == "DoesNotFit"
+        assert desk.session(profile=a_profile("16Gi")).run(lambda job: None)["status"]["phase"] == "Succeeded"
+        assert Workdir(desk.workdir).read_profile() == a_profile("16Gi")
+
+    def test_a_profile_given_to_submit_holds_after_a_kill(self, desk: Desk) -> None:
+        desk.session(profile=a_profile("1Mi")).submit(JOB)
+        assert desk.session().run(lambda job: None)["status"]["reason"] == "DoesNotFit"
+
+    def test_a_profile_is_discarded_with_its_job(self, desk: Desk) -> None:
+        session = desk.session(profile=a_profile("1Mi"))
+        session.submit(JOB)
+        session.run(lambda job: None)
+        fresh = desk.session()
+        discard(Workdir(desk.workdir), LocalRuntime())
+        fresh.submit(JOB)
+        assert fresh.run(lambda job: None)["status"]["phase"] == "Succeeded"
+
     def test_a_profile_may_be_a_whole_object(self, desk: Desk) -> None:
-        spec = {"image": "local", "allowUnpinnedImage": True, "resources": {"perProcess": {"memory": "16Gi"}}}
-        profile = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "ClusterRLHFProfile", "metadata": {"name": "mine"}, "spec": spec}
+        metadata = {"name": "mine"}
+        profile = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "ClusterRLHFProfile", "metadata": metadata, "spec": a_profile("16Gi")}
         session = desk.session(profile=profile)
         session.submit(JOB)
         session.run(lambda job: None)
@@ -296,6 +324,43 @@ class TestChanges:
         session.rerun("ppo", "3")
         job = session.run(lambda job: None)
         assert [stage["attempt"] for stage in job["status"]["stages"]] == [1, 1, 2, 2]
+
+    def test_a_claim_that_an_edit_brings_in_needs_a_directory_and_is_remembered(self, desk: Desk, tmp_path: Path) -> None:
+        desk.plays(**{"sft_r1": {"exit": 65}})
+        session = desk.session()
+        session.submit(JOB)
+        session.run(lambda job: None)
+        edited = copy.deepcopy(JOB)
+        edited["spec"]["stages"][0]["sft"]["dataset"]["uri"] = "pvc://data/rows.jsonl"
+        edited["spec"]["rerun"] = {"fromStage": "sft", "token": "2"}
+        before = session.job()
+        with pytest.raises(Refused, match="names claim data, which is no directory yet: add --claim data=DIR"):
+            session.replace_spec(edited)
+        assert session.job() == before
+        (tmp_path / "data").mkdir()
+        session = desk.session(claims={"data": tmp_path / "data"})
+        session.replace_spec(edited)
+        session.run(lambda job: None)
+        assert session.exit_code() == 0
+        later = desk.session()
+        later.rerun("sft", "3")
+        later.run(lambda job: None)
+        assert (later.exit_code(), later.job()["status"]["stages"][1]["attempt"]) == (0, 3)
+
+    def test_a_claim_whose_directory_is_gone_keeps_pods_from_starting(self, desk: Desk, tmp_path: Path) -> None:
+        (tmp_path / "models").mkdir()
+        session = desk.session(claims={"models": tmp_path / "models"})
+        session.submit(a_job(model={"size": "1M", "source": {"uri": "pvc://models/base"}}))
+        (tmp_path / "models").rmdir()
+        with pytest.raises(Refused, match="is no directory, but claim models stands for it: create it first"):
+            session.run(lambda job: None)
+        session.suspend()  # that needs no claim
+        assert session.job()["status"]["phase"] == "Suspended"
+        session.resume()
+        (tmp_path / "models").mkdir()
+        assert session.run(lambda job: None)["status"]["phase"] == "Succeeded"
+        (tmp_path / "models").rmdir()
+        assert session.run(lambda job: None)["status"]["phase"] == "Succeeded"
 
     def test_what_may_not_change_is_refused(self, desk: Desk) -> None:
         session = desk.session()

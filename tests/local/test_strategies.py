@@ -80,6 +80,19 @@ def test_export_and_rollout_weights_are_the_whole_model(seen: dict[str, Any], ca
 
 
 @pytest.mark.parametrize("case", FP32 + BF16)
+@pytest.mark.rule("T9")
+def test_buffers_keep_their_precision(seen: dict[str, Any], case: str) -> None:
+    """The frequencies of rotary positions are such: rounded, row 1000 of a policy would not be that of its own reference."""
+    assert seen[case]["buffers"]
+
+
+@pytest.mark.parametrize("case", [case for case in BF16 if not case.startswith("ddp")])
+@pytest.mark.mutant("T9", of="buffers cast with the weights")
+def test_buffer_check_catches_what_the_plugins_do(seen: dict[str, Any], case: str) -> None:
+    assert not seen[case]["mutant_buffers"]
+
+
+@pytest.mark.parametrize("case", FP32 + BF16)
 def test_size_of_a_checkpoint_is_known_before(seen: dict[str, Any], case: str) -> None:
     assert seen[case]["state_bytes"]
 

@@ -102,8 +102,10 @@ PPO = (
             UNIT + "stages/test_parts.py::test_adam_has_the_numbers_of_the_job"),
     _mutant("G3", "a mismatch is never reported", "stages/ppo_rollout.py", "if problem is not None:", "if False:",
             TRAINING + "test_a_sampling_mismatch_is_reported_and_two_precisions_are_none"),
-    _mutant("G8", "the cache has no limit", "stages/ppo_rollout.py", "return max(1, CACHE_BYTES //", "return max(1, 2**62 //",
-            UNIT + "stages/test_ppo_rollout.py::test_rows_that_do_not_fit_the_cache_wait"),
+    _mutant("G8", "the cache has no limit", "rollout/limits.py", "return max(1, CACHE_BYTES //", "return max(1, 2**62 //",
+            UNIT + "rollout/test_limits.py::test_rows_that_do_not_fit_the_cache_wait"),
+    _mutant("G8", "evaluations have no limit", "stages/evaluate.py", "max_rows=min(BATCH_ROWS, ", "max_rows=max(BATCH_ROWS, ",
+            UNIT + "stages/test_evaluate.py::test_rows_that_do_not_fit_the_cache_wait_and_answer_the_same"),
 )  # fmt: skip
 
 STATE = (
@@ -170,6 +172,8 @@ DATA = (
     _mutant("D10", "the split follows the place of a row", "data/dataset.py", "return word < fraction * 2.0**64",
             "is_evaluation.__dict__.setdefault('n', [0])[0] += 1; return is_evaluation.n[0] % 5 == 0",
             UNIT + "data/test_prepare.py::test_the_evaluation_split_follows_the_row_and_not_its_place"),
+    _mutant("D10", "a test split may be the training data", "data/dataset.py", "return bool(found) and not set(used) & set(found)",
+            "return bool(found)", UNIT + "data/test_dataset.py::test_what_is_trained_on_is_never_held_out"),
     _mutant("D10", "small datasets are not measured", "data/dataset.py", "if request.eval_fraction and not evaluation:", "if False:",
             UNIT + "data/test_prepare.py::test_at_least_one_row_is_held_out_of_a_small_dataset"),
 )  # fmt: skip

@@ -24,9 +24,9 @@ def config(**changes):
     return GenerateConfig(**{"max_new_tokens": NEW, "stop_ids": STOPS, "pad_id": PAD} | changes)
 
 
-def hf_greedy(model, ids, mask, stops):
+def hf_greedy(model, ids, mask, stops, max_new_tokens=NEW):
     end = {"eos_token_id": list(stops)} if stops != NEVER else {}
-    found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=NEW, do_sample=False, pad_token_id=PAD, **end)
+    found = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=PAD, **end)
     return found[:, ids.shape[1] :]
 
 
@@ -51,6 +51,40 @@ def test_greedy_tokens_are_those_of_hf(name):
 @pytest.mark.mutant("G1", "G2", "G5", "P7")
 def test_the_greedy_check_catches(mutant):
     must_fail(check_greedy, mutant)
+
+
+CONTEXT = 64
+"""Positions of the tiny GPT-2."""
+LONG_LENGTHS = [60, 3, CONTEXT, 12, 41, CONTEXT - 1]
+
+
+@pytest.mark.parametrize("max_rows", [None, 2, 1])
+def test_an_answer_ends_where_the_context_does(max_rows):
+    """Learned positions have no entry behind it; rows with room go on, beside those that have none left."""
+    ids, mask = prompts(LONG_LENGTHS)
+    with pytest.raises(IndexError):
+        generate(tiny("gpt2"), ids, mask, config(greedy=True, stop_ids=NEVER, max_rows=max_rows))
+    found = generate(tiny("gpt2"), ids, mask, config(greedy=True, stop_ids=NEVER, max_rows=max_rows, context=CONTEXT))
+    rooms = [min(NEW, CONTEXT - length) for length in LONG_LENGTHS]
+    assert found.mask.sum(dim=1).tolist() == rooms == [4, NEW, 0, NEW, 23, 1]
+    for row, (length, room) in enumerate(zip(LONG_LENGTHS, rooms, strict=True)):
+        wanted = hf_greedy(tiny("gpt2"), ids[row : row + 1, -length:], mask[row : row + 1, -length:], NEVER, room) if room else ids[:1, :0]
+        assert torch.equal(found.tokens[row, :room], wanted[0])
+        assert (found.tokens[row, room:] == PAD).all()
+
+
+def test_a_context_cuts_answers_and_changes_no_token():
+    ids, mask = prompts(LONG_LENGTHS)
+    whole, cut = (generate(tiny("llama"), ids, mask, config(context=context), range(len(ids))) for context in (None, CONTEXT))
+    for row, length in enumerate(cut.mask.sum(dim=1).tolist()):
+        assert torch.equal(cut.tokens[row, :length], whole.tokens[row, :length])
+        assert length == min(int(whole.mask[row].sum()), CONTEXT - LONG_LENGTHS[row])
+
+
+def test_prompts_that_leave_no_room_have_empty_answers():
+    ids, mask = prompts([CONTEXT, CONTEXT + 9])
+    found = generate(tiny("gpt2"), ids, mask, config(context=CONTEXT), range(2))
+    assert [part.shape for part in found] == [(2, 0)] * 3
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,10 +9,12 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -22,12 +24,14 @@ from rlhf_trainer.loop import Loop
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run
 from rlhf_trainer.schedule import Schedule
+from rlhf_trainer.strategy import booster, gemini
 from rlhf_trainer.strategy.base import OptimizerConfig, Strategy
 from rlhf_trainer.strategy.select import build
 from tests.support.runs import a_run
 
 VOCABULARY, WIDTH, ROWS, LENGTH, STEPS = 17, 10, 8, 5, 6
 CLIP = 0.05  # below every norm: a strategy that does not clip leaves the trajectory at once
+SCALE = 0.3  # no bf16 number
 CASES = [
     ("ddp", "fp32"), ("zero1", "fp32"), ("zero2", "fp32"), ("zero2-offload", "fp32"),
     ("ddp", "bf16"), ("zero1", "bf16"), ("zero2", "bf16"), ("zero2-offload", "bf16"), ("gemini", "bf16"), ("gemini-offload", "bf16"),
@@ -43,7 +47,7 @@ class Toy(nn.Module):
         self.up, self.norm, self.down = nn.Linear(WIDTH, 23), nn.LayerNorm(23), nn.Linear(23, WIDTH)
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.head.weight = self.embed.weight
-        self.register_buffer("scale", torch.tensor([0.5]))
+        self.register_buffer("scale", torch.tensor([SCALE]))
 
     def forward(self, ids: Tensor) -> Tensor:
         hidden = self.embed(ids)
@@ -53,8 +57,12 @@ class Toy(nn.Module):
 
 
 def toy(precision: str) -> Toy:
+    """Buffers stay fp32 in a bf16 model, as transformers keep the frequencies of rotary positions."""
     torch.manual_seed(1)
-    return Toy().to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    module = Toy()
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    return module
 
 
 def batch(step: int) -> tuple[Tensor, Tensor]:
@@ -164,8 +172,22 @@ def examine(workspace: Path, name: str, precision: str, rank: int, world_size: i
         "rollout": kept_mode and torch.allclose(answers, whole.float()(batch(0)[0]), atol=1e-2 if precision == "bf16" else 1e-6),
         "shrunk": shrunk(workspace, middle, trajectory, precision),
         "refuses": training.strategy.capabilities().accumulation or refuses_accumulation(training),
+        "buffers": is_exact(training),
+        "mutant_buffers": is_exact(cast(fresh)),
         "state_bytes": sum(4 * tensor.numel() for tensor in end.values()) == training.trained.state_bytes,
     }
+
+
+def is_exact(training: Training) -> bool:
+    return torch.equal(training.trained.module.scale, torch.tensor([SCALE]))
+
+
+def cast(fresh: Callable[[], Training]) -> Training:
+    """The mutant of rule T9: buffers as the plugins leave them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (booster, gemini):
+            patch.setattr(module, "exact_buffers", lambda _: nullcontext())
+        return fresh()
 
 
 def refuses_accumulation(training: Training) -> bool:

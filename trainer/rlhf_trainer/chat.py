@@ -55,6 +55,7 @@ class Chat:
         import torch
 
         from rlhf_trainer.rollout.generate import GenerateConfig, generate
+        from rlhf_trainer.rollout.limits import context_of
         from rlhf_trainer.rollout.philox import row_seed
 
         if not messages or messages[-1]["role"] != "user":
@@ -67,6 +68,7 @@ class Chat:
             pad_id=self.pad_id,
             temperature=temperature or 1.0,
             greedy=temperature == 0,
+            context=context_of(self.model.config),
         )
         seeds = None if config.greedy else [row_seed(seed, len(messages), text)]
         found = generate(self.model, ids, torch.ones_like(ids), config, seeds)
@@ -77,7 +79,10 @@ class Chat:
 
 def _stop_and_pad(directory: Path, tokenizer: Any) -> tuple[tuple[int, ...], int]:
     file = directory / "generation_config.json"
-    defaults = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        defaults = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise InputError(f"{file}: not a readable generation configuration: {error}", hint="copy the artifact again") from error
     named = defaults.get("eos_token_id", tokenizer.eos_token_id)
     stop_ids = tuple(int(token) for token in (named if isinstance(named, list) else [named]) if token is not None)
     if not stop_ids:

@@ -9,7 +9,7 @@
 
 {{- define "rlhf.selector" -}}
 app.kubernetes.io/name: rlhf-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "rlhf.labels" -}}

@@ -53,8 +53,9 @@ def get(target: Target, job: str | None, output: Output, *, is_everywhere: bool 
     named_too = f"JOB: {job!r}" if job is not None else f"--namespace: {target.namespace!r}" if target.namespace is not None else ""
     if is_everywhere and named_too:
         raise CommandError(ExitCode.CONFIG, f"{named_too} and --all-namespaces contradict each other: remove one")
+    name = None if job is None else named(job)
     jobs = _open(target)
-    if job is None:
+    if name is None:
         found = jobs.everywhere() if is_everywhere else jobs.every()
         if output is Output.JSON:
             typer.echo(json.dumps({"items": [_bare(item) for item in found]}, ensure_ascii=False))
@@ -64,31 +65,33 @@ def get(target: Target, job: str | None, output: Output, *, is_everywhere: bool 
             empty = f"no jobs in {where} of {jobs.connection.context}; submit one: {start}"
             job_tables.print_list(Console(), found, _now(), empty=empty, has_namespaces=is_everywhere)
     elif output is Output.JSON:
-        typer.echo(json.dumps(_bare(jobs.get(job)), ensure_ascii=False))
+        typer.echo(json.dumps(_bare(jobs.get(name)), ensure_ascii=False))
     else:
-        job_tables.print_details(Console(), jobs.get(job), _now())
+        job_tables.print_details(Console(), jobs.get(name), _now())
 
 
-def describe(target: Target, name: str) -> None:
+def describe(target: Target, job: str | None) -> None:
     """What happened, to whom, and what to do; then everything that is known."""
+    name = named(job)
     jobs = _open(target)
-    job = jobs.get(name)
+    found = jobs.get(name)
     try:
-        events = jobs.events(job)
+        events = jobs.events(found)
     except CommandError as error:
         events = []
         typer.echo(f"events: {error}", err=True)
-    job_tables.print_story(Console(), job, events, _now(), target.command)
+    job_tables.print_story(Console(), found, events, _now(), target.command)
 
 
-def logs(target: Target, job: str, stage: str | None, *, is_following: bool, attempt: int | None) -> int:
+def logs(target: Target, job: str | None, stage: str | None, *, is_following: bool, attempt: int | None) -> int:
     """Print the logs of the pods. The exit code: 130 after Ctrl-C."""
+    name = named(job)
     jobs = _open(target)
 
     def note(text: str) -> None:
         typer.echo(text, err=True)
 
-    texts = pod_logs.follow(jobs, job, stage, attempt, note) if is_following else pod_logs.read(jobs, job, stage, attempt)
+    texts = pod_logs.follow(jobs, name, stage, attempt, note) if is_following else pod_logs.read(jobs, name, stage, attempt)
     try:
         for text in texts:
             typer.echo(text, nl=False)
@@ -113,10 +116,11 @@ def named(job: str | None) -> str:
     """The name of the job, which a cluster needs.
 
     Raises:
-        CommandError: 64, when none is given.
+        CommandError: 64, when none is given, or an empty one, whose path would be that of the list.
     """
-    if job is None:
-        raise CommandError(ExitCode.CONFIG, "JOB: must be named on a cluster, where others have jobs too: list them with get")
+    if not job:
+        found = "JOB: must" if job is None else f"JOB: {job!r} is no name: a job must"
+        raise CommandError(ExitCode.CONFIG, f"{found} be named on a cluster, where others have jobs too: list them with get")
     return job
 
 

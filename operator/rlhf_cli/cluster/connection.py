@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -123,7 +122,7 @@ def connect(target: Target) -> Connection:
     """
     from kubernetes import config
 
-    file = str(target.kubeconfig or os.environ.get("KUBECONFIG") or Path("~/.kube/config").expanduser())
+    file = str(target.kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config"))
     name = "--kubeconfig" if target.kubeconfig is not None else "KUBECONFIG"
     contexts, active = _contexts(file, name)
     context = target.context or active
@@ -147,14 +146,16 @@ def _contexts(file: str, name: str) -> tuple[dict[str, str | None], str | None]:
     import yaml  # type: ignore[import-untyped]  # the client's own parser: its errors are yaml's
     from kubernetes import config
 
-    files = [part for part in file.split(os.pathsep) if Path(part).expanduser().is_file()]
+    # os.path, because Path raises where the answer is no: at ~nobody, at a name that is too long
+    files = [part for part in file.split(os.pathsep) if os.path.isfile(os.path.expanduser(part))]
     if not files:
         raise CommandError(ExitCode.CONFIG, f"{name}: '{file}' does not exist: name a kubeconfig with --kubeconfig, or set KUBECONFIG")
     try:
         loaded = config.kube_config.KubeConfigMerger(os.pathsep.join(files)).config
         entries = [entry.value for entry in loaded.value["contexts"]]
         return {entry["name"]: entry["context"].get("namespace") for entry in entries}, loaded.value.get("current-context") or None
-    except (config.ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+    # A ValueError is a file that is no UTF-8.
+    except (config.ConfigException, OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CommandError(ExitCode.CONFIG, f"{name}: '{file}' is no kubeconfig ({reason}): name another file with --kubeconfig") from error
 

@@ -1,5 +1,6 @@
 """`rlhf chat` and `plot`: look at what came out."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def model_directory(artifact: Path) -> Path:
         CommandError: 66, when there is no model.
     """
     for candidate in (artifact, artifact / "model", artifact / "output" / "model"):
-        if (candidate / "config.json").is_file():
+        if os.path.isfile(candidate / "config.json"):  # unlike Path.is_file, False for a name that is too long
             return candidate
     raise CommandError(66, f"ARTIFACT: '{artifact}' has no model (config.json): name the directory that `rlhf run` printed last")
 

@@ -16,6 +16,7 @@ from rlhf_cli.options import (
     JobName,
     Kubeconfig,
     Namespace,
+    NewProfile,
     OnCluster,
     Output,
     OutputFormat,
@@ -59,6 +60,7 @@ def resume(
     job: JobName = None,
     workdir: Workdir = None,
     claim: Claims = None,
+    profile: NewProfile = None,
     output: OutputFormat = Output.TABLE,
     cluster: OnCluster = False,
     context: Context = None,
@@ -76,7 +78,7 @@ def resume(
         return actions.resume(target, job)
     from rlhf_cli.driving import go_on
 
-    raise Exit(go_on(job, workdir=workdir, claims=claim or [], as_json=output is Output.JSON))
+    raise Exit(go_on(job, workdir=workdir, claims=claim or [], profile=profile, as_json=output is Output.JSON))
 
 
 def cancel(

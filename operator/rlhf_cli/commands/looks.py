@@ -77,7 +77,7 @@ def describe(
     if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
         from rlhf_cli.cluster import actions
 
-        return actions.describe(target, actions.named(job))
+        return actions.describe(target, job)
     from rich.console import Console
 
     from rlhf_cli import job_tables, workdirs
@@ -108,7 +108,7 @@ def logs(
     if target := chosen(cluster=cluster, kubeconfig=kubeconfig, context=context, namespace=namespace, workdir=workdir):
         from rlhf_cli.cluster import actions
 
-        raise Exit(actions.logs(target, actions.named(job), stage, is_following=follow, attempt=attempt))
+        raise Exit(actions.logs(target, job, stage, is_following=follow, attempt=attempt))
     from rlhf_cli import log_files, workdirs
     from rlhf_operator.local.session import LocalSession
 

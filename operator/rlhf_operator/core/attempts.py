@@ -155,7 +155,7 @@ def _follow(
 ) -> Step:
     """The attempt is on its way: phase, progress, deadlines, and what it waits for."""
     num_nodes = stage.topology.nodes
-    is_running = own.phase is StagePhase.RUNNING or job.num_ready >= num_nodes
+    is_running = has_gathered(observed, stage, own, job)
     reading = _reading_of(observed, stage, job)
     checks = list(_deadlines(observed, status, stage, own, job, pods, reading, now, is_running=is_running))
     for check in checks:
@@ -163,19 +163,29 @@ def _follow(
             return end(stage, own, check, now)
     own = _with_progress(own, reading, job)
     phase = StagePhase.RUNNING if is_running else StagePhase.QUEUED if job.is_suspended else StagePhase.STARTING
+    silent_since = observed.running_since.get(job.name, now)
     if is_running:
-        wait = stall.while_running(job, reading, stage.policy.progress_deadline_seconds, now)
+        wait = stall.while_running(reading, silent_since, stage.policy.progress_deadline_seconds, now)
     else:
         wait = stall.while_starting(job, pods, num_nodes, now)
     own = own.model_copy(update={"phase": phase, "pods": PodCount(desired=num_nodes, ready=min(job.num_ready, num_nodes))})
     looks = [check for check in checks if isinstance(check, float)]
     if not is_running:
-        looks.append(_next_look(job, now))
+        looks.append(0.0 if job.num_ready >= num_nodes else _next_look(job, now))  # no event follows the create of a Service
     elif reading is None and wait is None:
-        looks.append(float(stall.INITIALIZING_SECONDS + 1 - text.seconds_between(job.started, now)))
+        looks.append(float(stall.INITIALIZING_SECONDS + 1 - text.seconds_between(silent_since, now)))
     services = () if is_running else _missing_service(observed, stage, job)
     wait = next((found for create in services if (found := refused(observed, create)) is not None), wait)
     return Step(status=own, after=services, wait=wait, requeue_seconds=min(looks, default=None))
+
+
+def has_gathered(observed: Observed, stage: StageSpec, own: StageStatus | None, job: LiveJob) -> bool:
+    """All pods of the attempt are ready, or were once, and a gang has its Service.
+
+    Pods may be ready before anybody looks. Without the Service they cannot meet, and once the stage runs nobody looks for it.
+    """
+    was_running = own is not None and own.phase is StagePhase.RUNNING
+    return was_running or (job.num_ready >= stage.topology.nodes and not _missing_service(observed, stage, job))
 
 
 def _deadlines(
@@ -191,12 +201,12 @@ def _deadlines(
     is_running: bool,
 ) -> Iterator[Ending | float | None]:
     rules, spec = observed.rules, observed.spec
-    assert rules is not None
     assert spec is not None
     if job.is_suspended:
         return  # the queue holds it: no clock runs
-    current = status.model_copy(update={"stages": tuple(own if other.name == own.name else other for other in status.stages)})
-    yield deadlines.active(current, own, stage.policy, spec.run_policy, rules, now)
+    if rules is not None:  # without its snapshot the attempt goes on, under the deadline that its Job was given
+        current = status.model_copy(update={"stages": tuple(own if other.name == own.name else other for other in status.stages)})
+        yield deadlines.active(current, own, stage.policy, spec.run_policy, rules, now)
     yield deadlines.progress(reading, stage.policy) if is_running else deadlines.startup(job, pods, stage.topology.nodes, stage.policy, now)
 
 

@@ -22,11 +22,11 @@ def decide(observed: Observed, now: datetime) -> Plan:
     reopened = rerun.reopen(observed, now)
     if status.is_over(observed.status) and reopened is None:
         return _finished(observed, now)
-    refusal = admission.judge(observed)
+    current = observed if reopened is None else replace(observed, status=reopened)
+    refusal = admission.judge(current)  # a rerun has let go of the profile that the job had
     if observed.spec is None:
         assert refusal is not None
         return _written(observed, Plan(requeue_seconds=refusal.requeue_seconds), status.of_refused(observed, refusal, now), now)
-    current = observed if reopened is None else replace(observed, status=reopened)
     walked = stages.walk(current, refusal, now)
     new = status.of_job(current, walked, now)
     plan = Plan(before=walked.before, after=walked.after, requeue_seconds=_next_look(walked, new, observed.spec, now))

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from rlhf_api import names
 from rlhf_api.outcome import NEVER_RETRIED, Budget, ExitCode, Outcome, TerminationMessage, budget_of, outcome_of
 from rlhf_api.policies import RunPolicy
-from rlhf_api.status import StagePhase, StageStatus
+from rlhf_api.status import AttemptStatus, StagePhase, StageStatus
 from rlhf_operator.core import text
 from rlhf_operator.core.live import LiveJob, LivePod
 from rlhf_operator.core.model import open_attempt
@@ -37,7 +37,7 @@ class Ending:
     node: str | None = None
     index: int | None = None
     ended: datetime | None = None
-    """When it ended, if the evidence says so; else it ended now."""
+    """When it ended, if the evidence says so, perhaps by a node's clock; else it ended now."""
     report: TerminationMessage | None = None
     """What the culprit left behind, for figures and checkpoint only."""
 
@@ -97,7 +97,7 @@ def record(status: StageStatus, ending: Ending, now: datetime) -> StageStatus:
     report = ending.report
     ended = attempt.model_copy(
         update={
-            "end_time": max(ending.ended or now, attempt.start_time or now) if attempt.start_time else ending.ended or now,
+            "end_time": _end_time(ending, attempt, now),
             "outcome": ending.outcome,
             "budget": ending.budget,
             "exit_code": ending.exit_code,
@@ -118,6 +118,19 @@ def record(status: StageStatus, ending: Ending, now: datetime) -> StageStatus:
             "pods": None,
         }
     )
+
+
+def _end_time(ending: Ending, attempt: AttemptStatus, now: datetime) -> datetime:
+    """When the attempt ended, as far as a node's clock can be believed: backoff, deadlines and the time to live all count from here.
+
+    An end that is still to come would delay the next attempt by the clock's error and charge it as running time; one from before the start
+    would delete the finished job at once.
+    """
+    started, ended = attempt.start_time, ending.ended
+    if ended is None or (started is not None and ended < started):
+        ended = now
+    ended = min(ended, now)
+    return ended if started is None else max(ended, started)  # our own clock may be behind the API server's: no duration is negative
 
 
 def verdict(status: StageStatus, policy: RunPolicy) -> str | None:

@@ -32,6 +32,8 @@ class Settings:
     """Shortest time between two status writes that progress alone causes."""
     uid_write_seconds: float = 10.0
     """How long the uid of a new Job waits for another reason to write."""
+    is_one_machine: bool = False
+    """`rlhf run`: the volume is a directory, which all pods share whatever its claim says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class Observed:
     """Jobs that this process created from the present generation of the spec, by name: they need not be compared with their manifest."""
     progress: Mapping[str, Reading] = field(default_factory=dict)
     """Newest progress by stage."""
+    running_since: Mapping[str, datetime] = field(default_factory=dict)
+    """When this process first knew that an attempt runs, by the name of its Job: before that it could not hear its pod 0."""
     apply_error: ApplyError | None = None
     has_slot: bool = True
     """False while the namespace runs as many jobs as the profile allows."""

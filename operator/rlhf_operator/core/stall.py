@@ -29,10 +29,14 @@ def while_starting(job: LiveJob, pods: tuple[LivePod, ...], num_nodes: int, now:
     return next((wait for pod in pods if (wait := _of_container(pod, now)) is not None), None)
 
 
-def while_running(job: LiveJob, reading: Reading | None, deadline_seconds: int, now: datetime) -> Wait | None:
-    """What keeps an attempt from moving although all its pods run."""
+def while_running(reading: Reading | None, silent_since: datetime, deadline_seconds: int, now: datetime) -> Wait | None:
+    """What keeps an attempt from moving although all its pods run.
+
+    Silence counts from when this process could first have heard pod 0: counted from the start of the Job, every restart of the operator
+    would call every running job silent.
+    """
     if reading is None:
-        if text.seconds_between(job.started, now) <= INITIALIZING_SECONDS:
+        if text.seconds_between(silent_since, now) <= INITIALIZING_SECONDS:
             return None
         return _wait(names.REASON_INITIALIZING, "all pods run, and pod 0 reports no progress yet", names.CONDITION_STALLED)
     if reading.idle_seconds < deadline_seconds / 2:

@@ -37,11 +37,8 @@ def wait_for_claim(observed: Observed, status: JobStatus) -> Wait | None:
         return None  # created in this plan; the first pod binds it
     if claim.is_being_deleted or claim.phase == "Lost":
         return _wait(names.REASON_LOST, f"claim {claim.name} is {'being deleted' if claim.is_being_deleted else 'lost'}")
-    if spec.storage.existing_claim and volume.access_mode(spec) == "ReadWriteMany" and "ReadWriteMany" not in claim.access_modes:
-        modes = ", ".join(claim.access_modes) or "without access modes"
-        return _wait(
-            names.REASON_ACCESS_MODE_MISMATCH, f"claim {claim.name} is {modes}; several nodes or parallel stages need ReadWriteMany"
-        )
+    if _must_be_shared(observed) and "ReadWriteMany" not in claim.access_modes:
+        return _wait(names.REASON_ACCESS_MODE_MISMATCH, _words_of_mismatch(claim, is_own=spec.storage.existing_claim is None))
     if claim.phase != "Bound" and claim.binds_immediately:
         reason = names.REASON_PROVISIONING_FAILED if "ProvisioningFailed" in claim.event else names.REASON_PENDING
         return _wait(reason, f"claim {claim.name} is {claim.phase}{': ' if claim.event else ''}{claim.event}")
@@ -57,6 +54,21 @@ def lost_claim(observed: Observed, status: JobStatus) -> Wait | None:
 def is_bound(claim: LiveClaim | None) -> bool:
     """The condition StorageReady is True."""
     return claim is not None and claim.phase == "Bound" and not claim.is_being_deleted
+
+
+def _must_be_shared(observed: Observed) -> bool:
+    """Pods on several nodes use the volume at the same time. An own claim was made for the spec as it was then: more nodes, or more stages
+    at once, may have been asked for since, and its pods would hang without a word."""
+    spec = observed.spec
+    assert spec is not None
+    is_directory = spec.storage.existing_claim is None and observed.settings.is_one_machine
+    return volume.access_mode(spec) == "ReadWriteMany" and not is_directory
+
+
+def _words_of_mismatch(claim: LiveClaim, *, is_own: bool) -> str:
+    modes = ", ".join(claim.access_modes) or "without access modes"
+    fix = ": create the job again, or with accessMode: ReadWriteMany" if is_own else ""
+    return f"claim {claim.name} is {modes}; several nodes or parallel stages need ReadWriteMany{fix}"
 
 
 def _was_used(status: JobStatus) -> bool:

@@ -31,7 +31,7 @@ from rlhf_operator.shell.reconciler import Reconciler
 TICK_SECONDS = 0.1
 """How soon a wish to stop is noticed."""
 PROGRESS_SECONDS = 1.0
-_SETTINGS = Settings(progress_write_seconds=PROGRESS_SECONDS / 2, uid_write_seconds=0.0)
+SETTINGS = Settings(progress_write_seconds=PROGRESS_SECONDS / 2, uid_write_seconds=0.0, is_one_machine=True)
 _WAKES = frozenset({"Job", "PersistentVolumeClaim", "Secret", names.KIND_PROFILE})
 
 
@@ -54,7 +54,7 @@ class LocalCluster:
         self.key = (job["metadata"]["namespace"], job["metadata"]["name"])
         own = names.claim_name(self.key[1], job["metadata"]["uid"])
         self.kubelet = Kubelet(self.store, utc_now, runtime, Node(workdir.path, {**claims, own: workdir.volume}, gpus))
-        self.reconciler = Reconciler(self.api, clock=utc_now, recorder=LocalRecorder(self.store), settings=_SETTINGS, crash_here=crash_here)
+        self.reconciler = Reconciler(self.api, clock=utc_now, recorder=LocalRecorder(self.store), settings=SETTINGS, crash_here=crash_here)
         self._progress = ProgressReader(utc_now)
         self._is_dirty = True
 

@@ -6,6 +6,7 @@ Only what the embedded backend itself made is removed: the directory may be one 
 import json
 import shutil
 from contextlib import suppress
+from pathlib import Path
 
 from rlhf_operator.local.processes import Runtime
 from rlhf_operator.local.workdir import Workdir
@@ -21,7 +22,8 @@ def discard(workdir: Workdir, runtime: Runtime) -> None:
     """
     with workdir.drive():
         for file in (workdir.state / "Pod").glob("*/*.json"):
-            runtime.end_leftovers(str(json.loads(file.read_text(encoding="utf-8"))["metadata"]["uid"]))
+            if uid := _uid_in(file):
+                runtime.end_leftovers(uid)
         for name in MADE_HERE:
             path = workdir.path / name
             if path.is_dir() and not path.is_symlink():
@@ -29,3 +31,11 @@ def discard(workdir: Workdir, runtime: Runtime) -> None:
             else:
                 with suppress(FileNotFoundError):
                     path.unlink()
+
+
+def _uid_in(file: Path) -> str:
+    """The uid of a stored pod. Empty when the file is damaged: it has to go like the others, and keeps nobody from starting afresh."""
+    try:
+        return str(json.loads(file.read_bytes())["metadata"]["uid"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""

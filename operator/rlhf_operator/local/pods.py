@@ -152,18 +152,21 @@ class Kubelet:
         """Start, wait, report. An error here would hang the job, so it becomes the pod's failure."""
         try:
             started.process = await self.runtime.start(self._process_of(pod, started))
-        except OSError as error:
-            self._report_end(pod, 128, f"cannot start the pod's process: {error}")
+            code = await self._exit_code(pod, started, started.process)
+        except Exception as error:  # the outermost place of a pod: nobody awaits its task before the job is over
+            self._report_end(pod, 128, _end_broken(started, error))
             return
-        self._write(pod, pod_status.running(pod, self.store.now()))
-        if started.is_killed:  # asked while the process was being created
-            started.process.kill()
-        elif started.is_ending:
-            started.process.terminate()
-        code = await started.process.wait()
         if started.is_lost:
             return  # the node does not answer: nobody learns of this end
         self._report_end(pod, code)
+
+    async def _exit_code(self, pod: Object, started: _Started, process: Running) -> int:
+        self._write(pod, pod_status.running(pod, self.store.now()))
+        if started.is_killed:  # asked while the process was being created
+            process.kill()
+        elif started.is_ending:
+            process.terminate()
+        return await process.wait()
 
     def _end(self, pod: Object) -> None:
         started = self._pods.get(pod["metadata"]["uid"])
@@ -253,6 +256,15 @@ class Kubelet:
 
     def _everything(self) -> list[Object]:
         return [pod for namespace in self.store.namespaces("Pod") for pod in self.store.find("Pod", namespace)]
+
+
+def _end_broken(started: _Started, error: Exception) -> str:
+    """End what was started of a pod that cannot be run, and say why in words. A bare KeyError says only the key: its type is told too."""
+    words = str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+    if started.process is None:
+        return f"cannot start the pod's process: {words}"
+    started.process.kill()
+    return f"lost the pod's process: {words}"
 
 
 def log_file(directory: Path, pod: Object) -> Path:

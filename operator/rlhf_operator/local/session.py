@@ -11,14 +11,14 @@ from typing import Any
 
 from rlhf_api import names
 from rlhf_api.job import RLHFJob
-from rlhf_api.problems import InvalidJob, Problem
+from rlhf_api.problems import InvalidJob
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import JobStatus
 from rlhf_api.validate import find_change_problems, find_problems, find_unsupported, parse_job, parse_profile
 from rlhf_operator.core import endings
-from rlhf_operator.core.specs import stages_of, uris_of
 from rlhf_operator.core.status import is_over
-from rlhf_operator.local.cluster import LocalCluster, utc_now
+from rlhf_operator.local.claims import find_missing_claims
+from rlhf_operator.local.cluster import LocalCluster, is_at_rest, utc_now
 from rlhf_operator.local.faults import Faults
 from rlhf_operator.local.machine import Machine, profile_of, this_machine
 from rlhf_operator.local.processes import LocalRuntime, Runtime
@@ -82,7 +82,7 @@ class LocalSession:
 
         Args:
             claims: directory of each claim. They are remembered with the job: later sessions need not name them.
-            profile: a ClusterRLHFProfile, or only its spec; None makes one from the machine.
+            profile: a ClusterRLHFProfile, or only its spec; None takes the one that was given before, else makes one from the machine.
             runtime: how pods are run; tests give a scripted one.
             machine: what there is; tests give one, else it is looked up when needed.
         """
@@ -90,20 +90,29 @@ class LocalSession:
         known = {**place.read_claims(), **{name: Path(path).resolve() for name, path in (claims or {}).items()}}
         return cls(place, known, profile, runtime or LocalRuntime(), machine)
 
+    def check(self, job_wire: Mapping[str, Any]) -> RLHFJob:
+        """The job that `submit` would store. Touches nothing, so a caller can ask before it makes room.
+
+        Raises:
+            Refused: the manifest breaks rules, is Unsupported here, or names a claim without a directory.
+        """
+        job = parse_job(job_wire)
+        problems = [*find_unsupported(job), *find_missing_claims(job, self._claims)]
+        if problems:
+            raise Refused(problems)
+        return job
+
     def submit(self, job_wire: Mapping[str, Any]) -> Object:
         """Store the job. Submitting an equal job again changes nothing.
 
         Raises:
-            Refused: the manifest breaks rules, is Unsupported here, or names a claim without a directory.
+            Refused: as in `check`.
             FileExistsError: the directory holds another job.
             Busy: another process drives the job of this directory.
         """
-        job = parse_job(job_wire)
-        problems = [*find_unsupported(job), *self._find_missing_claims(job)]
-        if problems:
-            raise Refused(problems)
+        job = self.check(job_wire)
         with self._workdir.drive():
-            self._workdir.write_claims(self._claims)
+            self._remember_options()
             try:
                 known = self._workdir.read_job()
             except NoSuchJob:
@@ -120,13 +129,18 @@ class LocalSession:
             should_stop: asked ten times a second; once it says yes the job is suspended, which saves a checkpoint.
 
         Raises:
+            Refused: the job names a claim without a directory.
             Busy: another process drives the job.
         """
         with self._workdir.drive():
             self._workdir.take_suspend_note()  # a note to an earlier driver
             self._was_interrupted = self._is_aborted = False
-            job = self._workdir.read_job()
-            self._write_profile(RLHFJob.from_wire({key: job[key] for key in ("apiVersion", "kind", "metadata", "spec")}))
+            stored = self._workdir.read_job()
+            job = RLHFJob.from_wire({key: stored[key] for key in ("apiVersion", "kind", "metadata", "spec")})
+            if _may_start_pods(stored):
+                self._refuse_missing_claims(job)
+            self._remember_options()
+            self._write_profile(job)
             gpus = (self._machine or this_machine()).gpus
             cluster = LocalCluster(self._workdir, self._runtime, self._claims, gpus, self.faults)
             return asyncio.run(cluster.run(on_change, lambda moving: self._tick(moving, should_stop)))
@@ -160,9 +174,11 @@ class LocalSession:
         """Put an edited job file in place of the submitted one.
 
         Raises:
-            Refused: the file breaks rules, or changes what may not change now.
+            Refused: the file breaks rules, names a claim without a directory, or changes what may not change now.
         """
-        self._change(parse_job(job_wire).spec.to_wire())
+        job = parse_job(job_wire)
+        self._refuse_missing_claims(job)
+        self._change(job.spec.to_wire())
 
     def job(self) -> Object:
         """The RLHFJob with its status, as JSON; up to date also while another process drives it.
@@ -213,6 +229,12 @@ class LocalSession:
         metadata = {"name": job.metadata.name, "labels": job.metadata.labels, "annotations": job.metadata.annotations}
         return store.create(names.KIND_JOB, job.metadata.namespace, {"metadata": metadata, "spec": job.spec.to_wire()})
 
+    def _remember_options(self) -> None:
+        """What the command line gave, for sessions that come later."""
+        self._workdir.write_claims(self._claims)
+        if self._profile is not None:
+            self._workdir.write_profile(self._profile)
+
     def _write_profile(self, job: RLHFJob) -> None:
         """The profile under the name that the job uses. A running job keeps its snapshot, so this matters to new jobs and reruns."""
         rules = self._rules(job)
@@ -224,31 +246,15 @@ class LocalSession:
             store.create(names.KIND_PROFILE, "", body)
 
     def _rules(self, job: RLHFJob) -> ProfileSpec:
-        if self._profile is None:
+        # Read now and not in `open`: a job that was discarded meanwhile takes its profile along.
+        profile = self._profile if self._profile is not None else self._workdir.read_profile()
+        if profile is None:
             return profile_of(self._machine or this_machine(), job.spec)
-        if "spec" in self._profile:
-            return parse_profile(self._profile).spec
-        return ProfileSpec.from_wire(self._profile)
+        return parse_profile(profile).spec if "spec" in profile else ProfileSpec.from_wire(profile)
 
-    def _find_missing_claims(self, job: RLHFJob) -> list[Problem]:
-        """Claims that the job names and nobody gave a directory for."""
-        wanted = {
-            uri.removeprefix("pvc://").partition("/")[0]: uri
-            for stage in stages_of(job.spec)
-            for uri in uris_of(job.spec, stage)
-            if uri.startswith("pvc://")
-        }
-        if job.spec.storage.existing_claim:
-            wanted[job.spec.storage.existing_claim] = job.spec.storage.existing_claim
-        found = []
-        for claim, value in wanted.items():
-            if claim not in self._claims:
-                found.append(Problem("--claim", value, f"names claim {claim}, which is no directory yet: add --claim {claim}=DIR"))
-            elif not self._claims[claim].is_dir():
-                found.append(
-                    Problem("--claim", str(self._claims[claim]), f"is no directory, but claim {claim} stands for it: create it first")
-                )
-        return found
+    def _refuse_missing_claims(self, job: RLHFJob) -> None:
+        if problems := find_missing_claims(job, self._claims):
+            raise Refused(problems)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
         """Edit the stored spec under the rules for changes.
@@ -274,3 +280,9 @@ class LocalSession:
             cluster.change_spec(lambda spec: spec.update(suspend=True))
         if self._workdir.take_suspend_note():
             cluster.change_spec(lambda spec: spec.update(suspend=True))
+
+
+def _may_start_pods(job: Object) -> bool:
+    """False when the job only ends its pods, or is over: then its claims are not needed, and may be gone."""
+    is_done = is_at_rest(job) and is_over(JobStatus.from_wire(job.get("status", {})))
+    return not (is_done or job["spec"].get("suspend", False))

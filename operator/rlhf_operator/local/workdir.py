@@ -3,7 +3,7 @@
 state/      the objects of the embedded cluster        volume/     the job's own claim
 logs/       output of the pods                         pods/       run.json and termination message of each pod
 lock        held by the process that drives the job    suspend     asks the driver to suspend
-session.json    claims given on the command line
+session.json    claims and profile given on the command line
 """
 
 import fcntl
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rlhf_api import names
 from rlhf_operator.shell.kube import Object
@@ -62,23 +63,26 @@ class Workdir:
         return sorted(self._read("Event"), key=lambda event: int(event["sequence"]))
 
     def read_claims(self) -> dict[str, Path]:
-        """Claims that were given when the job was submitted."""
-        path = self.path / "session.json"
-        if not path.exists():
-            return {}
-        return {name: Path(directory) for name, directory in json.loads(path.read_text(encoding="utf-8"))["claims"].items()}
+        """Claims that were given to the job, by whichever command."""
+        return {name: Path(directory) for name, directory in self._read_session().get("claims", {}).items()}
 
     def write_claims(self, claims: Mapping[str, Path]) -> None:
         """Remember the claims, so that `rlhf resume` needs no options."""
-        document = {"claims": {name: str(directory) for name, directory in sorted(claims.items())}}
-        temporary = self.path / "session.tmp"
-        temporary.write_text(json.dumps(document), encoding="utf-8")
-        os.replace(temporary, self.path / "session.json")
+        self._write_session(claims={name: str(directory) for name, directory in sorted(claims.items())})
+
+    def read_profile(self) -> dict[str, Any] | None:
+        """The profile that was given to the job; None when it was made from the machine."""
+        profile: dict[str, Any] | None = self._read_session().get("profile")
+        return profile
+
+    def write_profile(self, profile: Mapping[str, Any]) -> None:
+        """Remember the profile: its limits hold for the whole job, not for one command."""
+        self._write_session(profile=dict(profile))
 
     def is_driven(self) -> bool:
         """True while a process drives the job."""
         try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR)
+            descriptor = os.open(self.path / "lock", os.O_RDONLY)  # whoever may read a job may ask; another user, for example
         except FileNotFoundError:
             return False
         try:
@@ -120,6 +124,19 @@ class Workdir:
             return False
         note.unlink(missing_ok=True)
         return True
+
+    def _read_session(self) -> dict[str, Any]:
+        path = self.path / "session.json"
+        if not path.exists():
+            return {}
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return document
+
+    def _write_session(self, **parts: object) -> None:
+        """Replace these parts; the others stay."""
+        temporary = self.path / "session.tmp"
+        temporary.write_text(json.dumps({**self._read_session(), **parts}), encoding="utf-8")
+        os.replace(temporary, self.path / "session.json")
 
     def _read(self, kind: str) -> list[Object]:
         found = []

@@ -15,7 +15,7 @@ from rlhf_api.problems import Problem
 from rlhf_api.profile import ProfileSpec
 from rlhf_api.status import StagePhase
 from rlhf_api.validate import find_unsupported, read_job
-from rlhf_operator.core import live, rerun, stages, stall
+from rlhf_operator.core import attempts, live, rerun, stages, stall
 from rlhf_operator.core.live import LiveClaim, LiveJob, LivePod
 from rlhf_operator.core.manifests import volume
 from rlhf_operator.core.model import ApplyError, Observed, ProfileObject, Reading, Settings, open_attempt
@@ -71,6 +71,8 @@ class Soft:
     """Pods 0 of open attempts, by stage."""
     running: frozenset[str] = frozenset()
     """Stages whose attempt runs."""
+    running_since: dict[str, datetime] = field(default_factory=dict)
+    """When this process first knew that an attempt runs, by the name of its Job."""
 
     def belong_to(self, uid: str) -> None:
         """Keep nothing of a deleted job when another one of its name was created before anybody looked."""
@@ -109,7 +111,11 @@ async def observe(api: KubeApi, namespace: str, name: str, soft: Soft, settings:
     _note_targets(observed, soft)
     observed = await reads.with_warnings(api, observed, now)
     if observed.rules is not None:
-        observed = replace(observed, secrets=await _secrets(api, observed), services=await _services(api, observed))
+        # As `decide` will see it: a stage that a rerun reopens may start in this very round.
+        reopened = replace(observed, status=rerun.reopen(observed, now) or observed.status)
+        observed = replace(observed, secrets=await _secrets(api, reopened), services=await _services(api, observed))
+    soft.running_since = _running_since(observed, soft, now)
+    observed = replace(observed, running_since=soft.running_since)
     soft.apply_error = await _standing_error(api, observed, soft.apply_error)
     return replace(observed, apply_error=soft.apply_error)
 
@@ -237,6 +243,16 @@ def _note_targets(observed: Observed, soft: Soft) -> None:
             soft.targets[pod.stage] = Target(key, observed.uid, pod.stage, pod.attempt, pod.address, pod.progress_port)
     current = {stage.name: stage.attempt for stage in observed.status.stages if open_attempt(stage) is not None}
     soft.targets = {stage: target for stage, target in soft.targets.items() if current.get(stage) == target.attempt}
+
+
+def _running_since(observed: Observed, soft: Soft, now: datetime) -> dict[str, datetime]:
+    """By the name of its Job: since when this process has known each attempt that runs, or does from this round on."""
+    spec = observed.spec
+    assert spec is not None
+    known = {stage.name: stage for stage in stages_of(spec)}
+    open_jobs = [job for job in observed.jobs if not job.has_ended and job.stage in known]
+    running = [job.name for job in open_jobs if attempts.has_gathered(observed, known[job.stage], observed.stage_status(job.stage), job)]
+    return {name: soft.running_since.get(name, now) for name in running}
 
 
 def _is_steady(job: LiveJob, num_nodes: int) -> bool:

@@ -142,17 +142,30 @@ class Reconciler:
             soft.created.clear()
             soft.is_running = holds_slot(plan.status)  # whatever becomes of the actions
         self._crash_here("status")
-        for action in plan.after:
-            await self._apply(observed, action, soft)
-            self._crash_here("action")
-        if any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
+        refused = await self._apply_after(observed, plan, soft)
+        if refused is None and any(isinstance(action, Create) for action in (*plan.before, *plan.after)):
             soft.apply_error = None  # what was refused before is there now
         self._crash_here("after")
-        if is_first:
+        if is_first and refused is None:
             self._on_first_job(observed)
-        if plan.events and not is_first:
+        if plan.events and not is_first:  # also after a refusal: the status that they tell of is written
             tell(observed, plan)
             await self._recorder.record(observed.namespace, observed.name, observed.uid, plan.events)
+        if refused is not None:
+            raise refused
+
+    async def _apply_after(self, observed: Observed, plan: Plan, soft: Soft) -> "_Refused | None":
+        """What comes after the status, and the first refusal. One attempt that is refused does not keep the others from their Jobs."""
+        first: _Refused | None = None
+        for action in plan.after:
+            try:
+                await self._apply(observed, action, soft)
+            except _Refused as refused:
+                first = first or refused
+                if not _concerns_one_attempt(refused.error):
+                    return first
+            self._crash_here("action")
+        return first
 
     async def _apply_once(self, observed: Observed, action: Action, soft: Soft) -> None:
         """Until the status says that the job has taken hold, every decision asks for the same objects."""
@@ -220,6 +233,11 @@ class _Refused(Exception):
         self.error = error
 
 
+def _concerns_one_attempt(error: ApplyError) -> bool:
+    """Only the Job or Service of one attempt is missing. Without anything else, and beside a foreign Job, no attempt may start."""
+    return error.kind in ("Job", "Service") and not error.is_conflict_of_the_job
+
+
 def _is_first_start(observed: Observed, plan: Plan, soft: Soft) -> bool:
     """The job's very first attempt. Its status can wait for the Job's own event: an empty status means r1, so a crash repeats the same
     create, and one write says what would else take two."""
@@ -238,8 +256,12 @@ def _remember(soft: Soft, status: JobStatus, plan: Plan) -> None:
 
 
 def _pace_of_refusal(soft: Soft, error: ApplyError) -> float:
-    """At once when the reason is new, so that the status says it; then ever more slowly."""
-    is_new = soft.apply_error != error
+    """At once when the reason is new, so that the status says it; then ever more slowly.
+
+    Other words alone are not new: a webhook that puts the id of each request into them would never be left in peace.
+    """
+    known = soft.apply_error
+    is_new = known is None or (known.reason, known.kind, known.name) != (error.reason, error.kind, error.name)
     soft.apply_error = error
     soft.num_failures = 0 if is_new else soft.num_failures + 1
     first, longest = _REFUSED_SECONDS[error.reason]

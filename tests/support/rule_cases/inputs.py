@@ -1,9 +1,20 @@
-"""Rules about inputs, sources and destinations: each is obeyed and broken once. The Python and the API server judge the same cases."""
+"""Rules about inputs, sources and destinations: each is obeyed and broken once. The Python and the API server judge the same cases.
+
+Where a pattern of the schema is a promise of security, it has a case as well: its message is the pattern.
+"""
 
 from tests.support.manifests import REMOVE, REVISION, SHA256
 from tests.support.rules import MODEL, PPO, PUBLISH, ROWS, Cases
 
+PATTERNS: Cases = {
+    "^[A-Za-z0-9][A-Za-z0-9._-]*$": (
+        {ROWS: {"uri": "pvc://data/team-a/chat", "split": "train_v1.2-a"}},
+        {ROWS: {"uri": "pvc://data/team-a/chat", "split": "../../team-b/chat"}},
+        f"{ROWS}.split",
+    ),
+}
 CASES: Cases = {
+    **PATTERNS,
     "hf:// sources must pin a revision: the 40-character commit id": ({}, {f"{MODEL}.revision": REMOVE}, f"{MODEL}.revision"),
     "revision is only for hf:// sources; pin others with sha256": (
         {f"{ROWS}.sha256": SHA256},

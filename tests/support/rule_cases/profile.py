@@ -1,8 +1,19 @@
-"""Rules about a profile: each is obeyed and broken once. The Python and the API server judge the same cases."""
+"""Rules about a profile: each is obeyed and broken once. The Python and the API server judge the same cases.
+
+Where a value that breaks a pattern would stop every decision, the pattern has a case as well: its message is the pattern.
+"""
 
 from tests.support.rules import Cases
 
+PATTERNS: Cases = {
+    "^[1-9][0-9]*$": (
+        {"spec.resources": {"perGpu": {"extended": {"rdma/hca": "1", "ephemeral-storage": "107374182400"}}}},
+        {"spec.resources": {"perGpu": {"extended": {"ephemeral-storage": "100Gi"}}}},
+        "spec.resources.perGpu.extended.ephemeral-storage",
+    ),
+}
 CASES: Cases = {
+    **PATTERNS,
     "is set twice: each variable once": (
         {"spec.env": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}]},
         {"spec.env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},

@@ -37,6 +37,7 @@ def test_datasets_carry_the_settings_of_their_stage() -> None:
         "ppo.pretrainDataset": ("conversations", 1024 + 1024, 0.0),
     }
     assert rows["sft.dataset"].loss_on == "all"
+    assert {key: request.answer_length for key, request in rows.items() if request.answer_length} == {"ppo.prompts": 1024}
     assert {request.tokenizer for request in rows.values()} == {"model"}
 
 

@@ -162,6 +162,12 @@ from tests.support.rules import MODEL, NF4, PPO, ROWS, SFT, Changes
             "spec.stages[2].ppo.minibatchSize: 48 minibatchSize must divide rolloutBatchSize: 48 does not divide 128, try 32",
             id="a minibatch that does not divide the rollout, with one that does, for 16 workers",
         ),
+        pytest.param(
+            {f"{PPO}.ppo.prompts.split": "team-b/chat"},
+            "spec.stages[2].ppo.prompts.split: 'team-b/chat' must be text, at most 63 characters, matching ^[A-Za-z0-9][A-Za-z0-9._-]*$: "
+            "Split or file stem to read; a folder on the way to it belongs in uri.",
+            id="a path where the name of a split is meant",
+        ),
         pytest.param({"kind": REMOVE}, "kind: (unset) is required: write kind: RLHFJob", id="no kind"),
         pytest.param(
             {f"{PPO}.after": "sft"},

@@ -84,6 +84,7 @@ def test_the_schema_is_one_and_the_defaults_obey_it() -> None:
         {"networkPolicy.apiServer.cidrs": ["10.0.0.1/32", "fd00::1/128"]},
         {"resources": {"limits": {"memory": "1Gi"}}},
         {"podAnnotations": {"a": "b"}},
+        {"podLabels": {"team": "ml"}},
         {"dashboards": {"enabled": True, "labels": {}}},
     ],
 )
@@ -111,6 +112,7 @@ def test_sensible_values(changes: Mapping[str, object]) -> None:
         {"networkPolicy.apiServer.ports": []},
         {"networkPolicy.apiServer.cidrs": ["10.0.0.1"]},
         {"policies.change": True},
+        {"podLabels": {"app.kubernetes.io/name": "other"}},
         {"logLevel": "loud"},
         {"serviceMonitor.interval": "often"},
         {"resources.request": {}},
@@ -205,7 +207,7 @@ def test_what_is_namespaced_can_be_granted_by_a_role() -> None:
 def test_the_lease_and_the_user_have_the_rights_that_the_tests_grant() -> None:
     lease = rules_below(
         read("templates/rbac.yaml"),
-        "name: {{ $name }}-lease\n  namespace: {{ .Release.Namespace }}\n  labels: {{- $labels | nindent 4 }}\nrules:",
+        "name: {{ $name }}-lease\n  namespace: {{ .Release.Namespace | quote }}\n  labels: {{- $labels | nindent 4 }}\nrules:",
     )
     assert rights_in(lease) == rights_in(list(rights.LEASE_RULES))
     assert rights_in(rules_below(read("templates/user-role.yaml"), "rules:")) == rights_in(list(rights.USER_RULES))

@@ -51,6 +51,15 @@ def test_each_option_that_names_a_cluster_asks_it(rlhf: Rlhf, api: SmallApi, opt
     assert out.splitlines()[1].split()[:3] == ["hello", "Running", "1/4"]
 
 
+@pytest.mark.parametrize("command", ["get", "describe", "logs", "cancel", "resume"])
+def test_an_empty_name_is_not_the_list(rlhf: Rlhf, kubectl_rlhf: Rlhf, api: SmallApi, command: str) -> None:
+    serve(api)
+    said = "JOB: '' is no name: a job must be named on a cluster, where others have jobs too: list them with get\n"
+    assert rlhf(command, "", "-n", "team-a") == (64, "", said)
+    assert kubectl_rlhf(command, "") == (64, "", said)
+    assert api.requests == []
+
+
 def test_the_plugin_always_asks_the_cluster(kubectl_rlhf: Rlhf, api: SmallApi) -> None:
     serve(api)
     assert "hello" in kubectl_rlhf("get").out

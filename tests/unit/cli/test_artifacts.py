@@ -51,6 +51,8 @@ def test_a_directory_without_model(rlhf: Rlhf, tmp_path: Path) -> None:
     assert said == f"ARTIFACT: '{tmp_path}' has no model (config.json): name the directory that `rlhf run` printed last\n"
     with pytest.raises(CommandError):
         model_directory(tmp_path / "nowhere")
+    with pytest.raises(CommandError, match="has no model"):
+        model_directory(tmp_path / ("x" * 300))
 
 
 def write_metrics(directory: Path) -> None:

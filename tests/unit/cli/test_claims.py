@@ -21,6 +21,8 @@ def test_claims_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pytest.param(["models"], "--claim: 'models' must be NAME=DIR", id="no directory"),
         pytest.param(["=x"], "--claim: '=x' must be NAME=DIR", id="no name"),
         pytest.param(["a=.", "a=.."], "--claim: 'a' is given twice", id="twice"),
+        pytest.param(["a=~nobody-here/x"], "--claim: 'a=~nobody-here/x' names no directory", id="the home of nobody"),
+        pytest.param([f"a={'x' * 300}"], "names no directory", id="a name longer than any file may have"),
         pytest.param(["a=nowhere"], "--claim: 'a=nowhere' names no directory; create it first: mkdir -p nowhere", id="does not exist"),
     ],
 )

@@ -66,6 +66,18 @@ def test_a_file_that_is_no_kubeconfig(text: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00kubeconfig", "contexts: [] # Schlüssel".encode("latin-1"), b"\x7fELF\x02\x01\x00\x00"])
+def test_a_file_that_is_no_text(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config").write_bytes(data)
+    assert f"--kubeconfig: '{tmp_path / 'config'}' is no kubeconfig (" in refusal(Target(kubeconfig=tmp_path / "config"))
+
+
+@pytest.mark.parametrize("file", ["~nobody-here/config", "x" * 300])
+def test_a_file_that_cannot_exist(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", file)
+    assert f"KUBECONFIG: '{file}' does not exist" in refusal(Target())
+
+
 def test_a_context_that_names_no_cluster(file: Path) -> None:
     wire = json.loads(file.read_text())
     wire["clusters"] = []

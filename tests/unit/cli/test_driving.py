@@ -238,6 +238,26 @@ def test_a_job_is_never_overwritten_silently(rlhf: Rlhf, place: Path) -> None:
     assert (place / ".rlhf" / "hello" / "mine.txt").read_text() == "kept"
 
 
+def test_fresh_keeps_the_job_when_the_new_one_lacks_a_claim(rlhf: Rlhf) -> None:
+    rlhf("run", FILE)
+    before = LocalSession.open(Path(".rlhf/hello")).job()
+    code, _, said = rlhf("run", edited("builtin://datasets/tiny-chat-sft", "pvc://data/sft.jsonl"), "--fresh")
+    assert code == 64
+    assert "--claim data=DIR" in said
+    assert LocalSession.open(Path(".rlhf/hello")).job() == before
+
+
+def test_fresh_keeps_the_job_when_the_directory_of_a_remembered_claim_is_gone(rlhf: Rlhf, place: Path) -> None:
+    data = place / "data"
+    data.mkdir()
+    rlhf("run", edited("builtin://datasets/tiny-chat-sft", "pvc://data/sft.jsonl"), "--claim", "data=data")
+    before = LocalSession.open(Path(".rlhf/hello")).job()
+    data.rmdir()
+    code, _, said = rlhf("run", FILE, "--fresh")
+    assert (code, said) == (64, f"--claim: '{data}' is no directory, but claim data stands for it: create it first\n")
+    assert LocalSession.open(Path(".rlhf/hello")).job() == before
+
+
 @pytest.mark.parametrize("arguments", [("run", FILE), ("run", FILE, "--fresh"), ("resume", "hello")])
 def test_two_processes_do_not_share_a_job(arguments: tuple[object, ...], rlhf: Rlhf) -> None:
     rlhf("run", FILE)
@@ -318,3 +338,23 @@ def test_a_job_must_be_named_when_there_are_two(rlhf: Rlhf) -> None:
     code, _, said = rlhf("resume")
     assert (code, said) == (64, "JOB: must be named: the jobs below .rlhf are hello, other\n")
     assert rlhf("resume", "hello.yaml")[0] == 0
+
+
+def test_fresh_discards_a_job_of_which_an_object_is_damaged(rlhf: Rlhf, place: Path) -> None:
+    rlhf("run", FILE)
+    pod = next((place / ".rlhf/hello/state/Pod/default").glob("*.json"))
+    pod.write_text("")
+    assert rlhf("run", FILE).code == 1
+    assert rlhf("run", FILE, "--fresh").code == 0
+
+
+def test_resume_takes_another_profile(rlhf: Rlhf, place: Path) -> None:
+    def profile(storage: str) -> str:
+        spec = {"image": "x@sha256:" + "0" * 64, "limits": {"maxStorage": storage}}
+        wire = {"apiVersion": "rlhf.dev/v1alpha1", "kind": "ClusterRLHFProfile", "metadata": {"name": "default"}, "spec": spec}
+        (place / "profile.json").write_text(json.dumps(wire))
+        return "profile.json"
+
+    assert rlhf("run", FILE, "--profile", profile("1Mi")).code == 64
+    assert rlhf("resume", "hello").code == 64
+    assert rlhf("resume", "hello", "--profile", profile("1Gi")).code == 0

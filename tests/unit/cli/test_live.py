@@ -1,11 +1,13 @@
 """What is drawn on a terminal, and what is written into a log."""
 
 import io
+import os
 from collections.abc import Iterator
 
+import pytest
 from rich.console import Console
 
-from rlhf_cli.live import LiveTable, PlainLines, display, render
+from rlhf_cli.live import LastingStream, LiveTable, PlainLines, console_on, display, render
 from tests.support.statuses import a_job, a_stage
 
 WAITING = {"type": "Stalled", "status": "True", "reason": "NoProgress", "message": "no step for 30 minutes"}
@@ -97,3 +99,32 @@ def test_lines_are_not_wrapped() -> None:
     lines, text = plain(iter(range(100)))
     lines.note("x" * 500)
     assert text.getvalue().splitlines() == ["x" * 500]
+
+
+@pytest.fixture
+def broken_pipe() -> Iterator[io.TextIOWrapper]:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        yield stream
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_display_without_a_reader_is_silent(is_terminal: bool, broken_pipe: io.TextIOWrapper) -> None:
+    console = console_on(LastingStream(broken_pipe))
+    with LiveTable(console) if is_terminal else PlainLines(console, lambda: 0.0) as shown:
+        shown.update(a_job(a_stage("sft", phase="Succeeded")))
+        shown.note("stopping after a checkpoint")
+    broken_pipe.write("what Python flushes as it exits")
+    broken_pipe.flush()
+
+
+def test_a_file_name_that_is_not_utf_8_is_shown_with_a_question_mark() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding="utf-8")
+    console_on(LastingStream(stream)).print("files  caf\udce9")
+    assert written.getvalue() == b"files  caf?\n"
+
+
+def test_a_stream_that_was_closed_at_the_start_takes_everything() -> None:
+    console_on(LastingStream(None)).print("stopping after a checkpoint")

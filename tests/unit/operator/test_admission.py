@@ -148,6 +148,20 @@ def test_a_snapshot_that_was_exchanged_is_not_used() -> None:
     assert "only spec.rerun takes a new profile" in rig.condition("Accepted")[2]
 
 
+def test_a_rerun_waits_for_a_profile_that_is_gone() -> None:
+    rig = Rig(one_stage())
+    rig.succeed("prepare")
+    rig.finish("sft", 64)
+    rig.store.delete(names.KIND_PROFILE, "", "default")
+    body = rig.body()
+    rig.store.update(names.KIND_JOB, "team-a", {**body, "spec": {**body["spec"], "rerun": {"fromStage": "sft", "token": "2"}}})
+    assert rig.run_once() == 30
+    assert rig.condition("Accepted")[1] == "ProfileNotFound"
+    rig.store.create(names.KIND_PROFILE, "", {"metadata": {"name": "default"}, "spec": PROFILE})
+    rig.wait(30)
+    assert rig.stage("sft").attempt == 2
+
+
 def test_a_running_job_does_not_notice_that_its_profile_changed() -> None:
     rig = Rig(one_stage())
     rig.succeed("prepare")
@@ -177,6 +191,9 @@ class TestSecrets:
 
     profile = {**PROFILE, "sources": {"allow": ["https://example.com/"]}}
 
+    def permit(self, rig: Rig) -> None:
+        rig.store.create("Secret", "team-a", {"metadata": {"name": "token", "labels": {"rlhf.dev/use": "true"}}})
+
     def test_a_secret_needs_its_owners_consent(self) -> None:
         rig = Rig(self.spec(), self.profile)
         rig.settle()
@@ -194,9 +211,19 @@ class TestSecrets:
         volumes = rig.job("prepare")["spec"]["template"]["spec"]["volumes"]
         assert {"name": "secret-0", "secret": {"secretName": "token"}} in volumes
 
+    def test_a_rerun_asks_for_the_renewed_consent_at_once(self) -> None:
+        rig = Rig(self.spec(), self.profile)
+        self.permit(rig)
+        rig.settle()
+        rig.finish("prepare", 65)
+        assert rig.phases() == "prepare Failed, sft Skipped"
+        rig.change(rerun={"fromStage": "sft", "token": "2"})
+        assert (rig.stage("prepare").attempt, rig.condition("Accepted")[0]) == (2, "True")
+        assert "NotAccepted" not in rig.events()
+
     def test_only_prepare_and_publish_mount_it(self) -> None:
         rig = Rig(self.spec(), self.profile)
-        rig.store.create("Secret", "team-a", {"metadata": {"name": "token", "labels": {"rlhf.dev/use": "true"}}})
+        self.permit(rig)
         rig.succeed("prepare")
         assert "secretName" not in str(rig.job("sft")["spec"]["template"]["spec"]["volumes"])
 

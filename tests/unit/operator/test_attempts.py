@@ -12,8 +12,8 @@ from rlhf_api.outcome import Outcome
 from rlhf_api.status import JobPhase, StagePhase
 from rlhf_operator.core.decide import decide
 from rlhf_operator.core.model import Settings
-from rlhf_operator.shell.kube import Forbidden
-from tests.support.rig import DIGEST, PROFILE, Rig, one_stage
+from rlhf_operator.shell.kube import Forbidden, Unavailable
+from tests.support.rig import DIGEST, HELLO, PROFILE, Rig, one_stage
 
 
 def running(spec: dict[str, Any] | None = None, **options: Any) -> Rig:
@@ -410,6 +410,67 @@ class TestOwnership:
         assert rig.stage("sft").attempt == 2
 
 
+class TestService:
+    """A gang runs only once its Service is there: afterwards nobody looks for it."""
+
+    def gang(self) -> Rig:
+        return Rig(one_stage(topology={"nodes": 2, "gpusPerNode": 0}))
+
+    def services(self, rig: Rig) -> list[str]:
+        return [service["metadata"]["name"] for service in rig.store.find("Service", "team-a")]
+
+    def test_pods_that_are_ready_before_the_next_operator_looks_wait_for_it(self) -> None:
+        rig = self.gang()
+        rig.settle()
+        for pod in rig.pods("prepare"):
+            rig.end(pod, 0)
+        rig.runner.sync()
+        rig.run_once()
+        rig.reconciler = rig.new_reconciler()
+        rig.runner.sync()
+        assert (rig.jobs(), self.services(rig)) == (["chat-prepare-r1", "chat-sft-r1"], [])
+        for pod in rig.pods("sft"):
+            rig.report(pod, phase="Running", ready=True)
+        rig.runner.sync()
+        assert rig.run_once() == 0, "no event follows the create of a Service"
+        assert (rig.stage("sft").phase, self.services(rig)) == (StagePhase.STARTING, ["chat-sft-r1"])
+        rig.settle()
+        assert rig.stage("sft").phase is StagePhase.RUNNING
+
+    def test_pods_that_become_ready_do_not_hide_that_the_server_refused_it(self) -> None:
+        rig = self.gang()
+        rig.api.faults.fail("create", "Service", Forbidden("exceeded quota: services=10"), every=True)
+        rig.checks = False
+        rig.succeed("prepare")
+        rig.run("sft")
+        rig.wait(60)
+        assert rig.stage("sft").phase is StagePhase.STARTING
+        assert rig.condition("Stalled") == ("True", "QuotaExceeded", "stage sft: exceeded quota: services=10")
+        rig.api.faults.clear()
+        rig.checks = True
+        rig.wait(60)
+        assert (rig.stage("sft").phase, self.services(rig)) == (StagePhase.RUNNING, ["chat-sft-r1"])
+        assert rig.condition("Stalled")[0] == "False"
+
+    def test_a_running_gang_costs_no_look_at_it(self) -> None:
+        rig = running(one_stage(topology={"nodes": 2, "gpusPerNode": 0}))
+        rig.api.faults.fail("get", "Service", Unavailable("timeout"), every=True)
+        rig.progress("sft", 1)
+        assert rig.stage("sft").progress is not None
+
+
+def test_an_attempt_goes_on_without_the_snapshot_of_its_profile() -> None:
+    """Somebody deleted it, and a new operator has not read it yet: what runs is followed to its end, and nothing new starts."""
+    rig = running(HELLO)
+    rig.reconciler = rig.new_reconciler()
+    rig.store.delete("ControllerRevision", "team-a", str(rig.status.profile.revision))
+    rig.progress("sft", 7)
+    assert (rig.stage("sft").phase, rig.condition("Accepted")[:2]) == (StagePhase.RUNNING, ("False", "NameConflict"))
+    rig.succeed("sft")
+    assert rig.stage("sft").phase is StagePhase.SUCCEEDED
+    assert rig.jobs() == ["chat-prepare-r1", "chat-sft-r1"]
+
+
 class TestProgress:
     def test_figures_checkpoint_and_resumption_reach_the_status(self) -> None:
         rig = running()
@@ -464,6 +525,28 @@ class TestProgress:
     def test_pods_that_report_nothing_for_a_while_are_initializing(self) -> None:
         rig = running()
         assert rig.requeue == 21
+        rig.wait(21)
+        assert rig.condition("Stalled")[:2] == ("True", "Initializing")
+
+    def test_a_new_operator_listens_before_it_calls_a_running_attempt_silent(self) -> None:
+        rig = running()
+        rig.progress("sft", 80)
+        rig.wait(600)
+        before = rig.body()
+        rig.reconciler = rig.new_reconciler()
+        rig.settle()
+        assert rig.body() == before, "nothing is known yet, so nothing is said"
+        assert rig.requeue == 21
+        rig.wait(21)
+        assert rig.condition("Stalled")[:2] == ("True", "Initializing")
+
+    def test_silence_counts_from_when_all_pods_run(self) -> None:
+        rig = Rig(one_stage())
+        rig.succeed("prepare")
+        rig.report(rig.pods("sft")[0], phase="Pending", waiting={"reason": "ContainerCreating"})
+        rig.wait(300)
+        rig.run("sft")
+        assert rig.condition("Stalled")[0] == "False"
         rig.wait(21)
         assert rig.condition("Stalled")[:2] == ("True", "Initializing")
 

@@ -13,7 +13,7 @@ from rlhf_api.status import AttemptStatus, StagePhase, StageStatus
 from rlhf_operator.core import failure
 from rlhf_operator.core.failure import Ending
 from rlhf_operator.core.live import LiveJob, LivePod
-from tests.support.rig import DIGEST, NOON
+from tests.support.rig import DIGEST, NOON, Rig, one_stage
 from tests.support.stages import a_stage
 
 
@@ -279,6 +279,74 @@ def test_an_end_is_counted_and_its_checkpoint_kept() -> None:
     assert ended.attempts[0].message == "asked to stop [31m"
     assert ended.attempts[0].end_time == NOON  # a clock behind ours must not make a negative duration
     assert [metric.name for metric in ended.metrics] == ["loss"]
+
+
+class TestAClockThatIsWrong:
+    """A pod says when it ended by the clock of its node. One wrong clock must not delay, charge or delete anything."""
+
+    @pytest.mark.parametrize(
+        ("ended", "recorded"),
+        [
+            pytest.param(-90, -90, id="a believable time is kept"),
+            pytest.param(-3600, -3600, id="the moment of the start is believable"),
+            pytest.param(-3601, 0, id="before the start: it ended now"),
+            pytest.param(1, 0, id="a second ahead: it ended now"),
+            pytest.param(8 * 3600, 0, id="hours ahead: it ended now"),
+            pytest.param(None, 0, id="no time at all: it ended now"),
+        ],
+    )
+    def test_an_end_lies_between_the_start_and_now(self, ended: float | None, recorded: float) -> None:
+        attempt = AttemptStatus(attempt=1, job_name="chat-sft-r1", start_time=NOON - timedelta(hours=1))
+        stage = StageStatus(name="sft", type="SFT", attempt=1, attempts=(attempt,))
+        when = None if ended is None else NOON + timedelta(seconds=ended)
+        end = failure.record(stage, Ending(outcome=Outcome.APP_ERROR, message="", ended=when), NOON).attempts[0].end_time
+        assert end == NOON + timedelta(seconds=recorded)
+
+    def test_our_own_clock_behind_the_api_servers_makes_no_negative_duration(self) -> None:
+        attempt = AttemptStatus(attempt=1, job_name="chat-sft-r1", start_time=NOON + timedelta(seconds=3))
+        stage = StageStatus(name="sft", type="SFT", attempt=1, attempts=(attempt,))
+        ended = failure.record(stage, Ending(outcome=Outcome.APP_ERROR, message=""), NOON).attempts[0]
+        assert ended.end_time == ended.start_time
+
+    def running(self, **policy: Any) -> Rig:
+        rig = Rig(one_stage(runPolicy=policy))
+        rig.succeed("prepare")
+        rig.run("sft")
+        return rig
+
+    def end(self, rig: Rig, exit_code: int, *, hours_ahead: float) -> None:
+        skewed = rig.now + timedelta(hours=hours_ahead)
+        rig.finish("sft", exit_code, finishedAt=skewed.strftime("%Y-%m-%dT%H:%M:%SZ"))
+
+    def test_eight_hours_ahead_the_next_attempt_starts_after_its_backoff(self) -> None:
+        rig = self.running()
+        self.end(rig, 1, hours_ahead=8)
+        rig.run("sft")
+        self.end(rig, 1, hours_ahead=8)
+        assert rig.stage("sft").phase is StagePhase.RESTARTING
+        assert rig.requeue is not None
+        assert 0 < rig.requeue <= 60
+        rig.wait(rig.requeue)
+        assert rig.stage("sft").attempt == 3
+
+    def test_twelve_hours_ahead_nothing_is_charged_that_did_not_run(self) -> None:
+        rig = self.running(activeDeadlineSeconds=10 * 3600)
+        rig.wait(60)
+        self.end(rig, 1, hours_ahead=12)
+        rig.run("sft")
+        assert rig.stage("sft").phase is StagePhase.RUNNING
+        assert rig.job("sft")["spec"]["activeDeadlineSeconds"] == 10 * 3600 - 60
+
+    def test_eight_hours_behind_a_finished_job_has_its_full_time_to_live(self) -> None:
+        rig = self.running(ttlSecondsAfterFinished=600)
+        rig.wait(3600)
+        self.end(rig, 64, hours_ahead=-8)
+        assert rig.status.completion_time == rig.now
+        assert rig.requeue == 600
+        rig.wait(599)
+        assert rig.body()
+        rig.wait(2)
+        assert rig.store.find(names.KIND_JOB, "team-a") == []
 
 
 def test_causes_are_the_first_word_of_the_message() -> None:

@@ -114,6 +114,126 @@ class TestRefusedObjects:
         assert rig.condition("PodsReady")[1] != "ApiRejected"
 
 
+class TestRefusedInOtherWordsEachTime:
+    """A webhook may put the id of each request into its message: that is news for a reader, and no reason to ask again at once."""
+
+    def test_the_pace_grows_all_the_same(self) -> None:
+        rig = Rig(one_stage())
+        deny(rig, "chat-prepare-r1")
+        assert [rig.run_once() for _ in range(7)] == [0, 60, 120, 240, 300, 300, 300]
+
+    def test_each_round_asks_once_and_shows_the_newest_words_by_one_write(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rig = Rig(one_stage())
+        denied = deny(rig, "chat-prepare-r1")
+        rig.run_once()
+        original, written = rig.api.apply_status, []
+
+        async def apply_status(*args: Any, **options: Any) -> Any:
+            written.append(args[2])
+            return await original(*args, **options)
+
+        monkeypatch.setattr(rig.api, "apply_status", apply_status)
+        for _ in range(4):
+            newest = denied[-1]
+            rig.run_once()
+            assert rig.condition("PodsReady")[1:] == ("ApiRejected", f"stage prepare: {newest}")
+        assert (len(denied), len(written)) == (5, 4)
+
+    def test_another_reason_is_told_at_once(self) -> None:
+        rig = Rig(one_stage())
+        denied = deny(rig, "chat-prepare-r1")
+        assert [rig.run_once(), rig.run_once()] == [0, 60]
+        denied.words = "exceeded quota: small, request {}"
+        assert [rig.run_once(), rig.run_once(), rig.run_once()] == [0, 15, 30]
+
+
+class TestRefusedBesideOthers:
+    """One attempt that the server does not take keeps no other from its Job; what every attempt needs does."""
+
+    def rig(self) -> Rig:
+        spec = one_stage(runPolicy={"maxParallelStages": 2})
+        spec["stages"] = [{**spec["stages"][0], "name": name} for name in ("first", "second")]
+        rig = Rig(spec)
+        rig.settle()
+        rig.run("prepare")
+        return rig
+
+    def test_the_other_stage_gets_its_job_in_the_same_round(self) -> None:
+        rig = self.rig()
+        deny(rig, "chat-first-r1", words="denied")
+        rig.checks = False
+        rig.finish("prepare")
+        assert rig.jobs() == ["chat-prepare-r1", "chat-second-r1"]
+        assert (rig.stage("first").reason, rig.stage("second").reason) == ("ApiRejected", "")
+        assert rig.event("AttemptStarted") == "Stage second attempt 1: Job chat-second-r1"
+        assert "Stalled" in rig.events()
+        rig.run("second")
+        rig.finish("second")
+        assert rig.phases() == "prepare Succeeded, first Starting, second Succeeded"
+
+    def test_both_start_once_the_server_takes_them(self) -> None:
+        rig = self.rig()
+        denied = deny(rig, "chat-first-r1", "chat-second-r1", words="denied")
+        rig.checks = False
+        rig.finish("prepare")
+        assert rig.jobs() == ["chat-prepare-r1"]
+        denied.names = frozenset()
+        rig.checks = True
+        rig.settle()
+        assert rig.jobs() == ["chat-first-r1", "chat-prepare-r1", "chat-second-r1"]
+        assert rig.condition("Stalled")[0] == "False"
+
+    def test_beside_a_foreign_job_nothing_new_starts(self) -> None:
+        rig = self.rig()
+        rig.store.create("Job", "team-a", {"metadata": {"name": "chat-first-r1"}, "spec": {"completions": 1, "suspend": True}})
+        rig.checks = False
+        rig.finish("prepare")
+        assert rig.condition("Accepted")[:2] == ("False", "NameConflict")
+        assert "chat-second-r1" not in rig.jobs()
+
+    def test_without_its_claim_no_attempt_gets_a_job(self) -> None:
+        rig = Rig(one_stage())
+        denied = deny(rig, "chat-prepare-r1")
+        rig.run_once()
+        rig.run_once()
+        assert rig.stage("prepare").attempt == 1
+        claim = rig.store.find("PersistentVolumeClaim", "team-a")[0]["metadata"]["name"]
+        rig.store.delete("PersistentVolumeClaim", "team-a", claim)
+        denied.names = frozenset({claim})
+        rig.reconciler = rig.new_reconciler()
+        for _ in range(3):
+            rig.run_once()
+            assert rig.jobs() == []
+        denied.names = frozenset()
+        rig.settle()
+        assert rig.jobs() == ["chat-prepare-r1"]
+
+
+class Denied(list[str]):
+    """What a webhook said so far, and which creates it denies."""
+
+    def __init__(self, names: frozenset[str], words: str) -> None:
+        super().__init__()
+        self.names, self.words = names, words
+
+    def check(self, name: str) -> None:
+        if name in self.names:
+            self.append(self.words.format(len(self)))
+            raise Forbidden(self[-1])
+
+
+def deny(rig: Rig, *names: str, words: str = "admission webhook denied the request {}") -> Denied:
+    """Deny the creates of these objects, with the number of the refusal in the words."""
+    denied, original = Denied(frozenset(names), words), rig.api.create
+
+    async def create(kind: str, namespace: str, body: Any) -> Any:
+        denied.check(body["metadata"]["name"])
+        return await original(kind, namespace, body)
+
+    rig.api.create = create  # type: ignore[method-assign]  # the faults of the embedded API say the same each time
+    return denied
+
+
 def test_an_answer_that_was_lost_after_the_create_is_no_second_job() -> None:
     rig = Rig(one_stage())
     rig.api.faults.fail("create", "Job", Unavailable("connection lost"), applied=True)

@@ -1,8 +1,12 @@
 """The volume: created once, used as it is, waited for, and never replaced when it is lost."""
 
-from typing import Any
+from typing import Any, ClassVar
+
+import pytest
 
 from rlhf_api.status import JobPhase, StagePhase
+from rlhf_operator.core.model import Settings
+from rlhf_operator.local import cluster
 from tests.support.rig import PROFILE, Rig, one_stage
 
 CLAIMS = {**PROFILE, "storage": {"allowExistingClaims": True, "allowedClasses": ["slow"]}}
@@ -136,6 +140,70 @@ def test_a_claim_that_is_lost_or_being_deleted_counts_as_lost() -> None:
     assert "is lost" in rig.condition("StorageReady")[2]
 
 
+class TestMoreNodesThanTheClaimWasMadeFor:
+    """An own claim has the access mode of the spec as it was when it was created; topology and maxParallelStages may change later."""
+
+    GANG: ClassVar = {"nodes": 2, "gpusPerNode": 0}
+
+    def running(self, settings: Settings | None = None, **changes: Any) -> Rig:
+        rig = Rig(one_stage(**changes), settings=settings)
+        rig.succeed("prepare")
+        rig.run("sft")
+        return rig
+
+    def assert_refused(self, rig: Rig) -> None:
+        words = "several nodes or parallel stages need ReadWriteMany: create the job again, or with accessMode: ReadWriteMany"
+        assert rig.condition("StorageReady") == ("False", "AccessModeMismatch", f"claim chat-{rig.uid[:8]} is ReadWriteOnce; {words}")
+
+    def test_a_rerun_on_more_nodes_is_refused_instead_of_hanging(self) -> None:
+        rig = self.running()
+        rig.finish("sft", 64)
+        rig.change(topology=self.GANG, rerun={"fromStage": "sft", "token": "2"})
+        self.assert_refused(rig)
+        assert rig.condition("Stalled")[:2] == ("True", "AccessModeMismatch")
+        assert rig.jobs() == ["chat-prepare-r1", "chat-sft-r1"]
+        rig.change(topology={"nodes": 1, "gpusPerNode": 0})
+        assert rig.condition("StorageReady") == ("True", "Bound", "")
+        assert rig.stage("sft").attempt == 2
+
+    def test_one_stage_on_several_nodes_is_enough(self) -> None:
+        rig = self.running()
+        rig.finish("sft", 64)
+        stages = one_stage()["stages"]
+        rig.change(stages=[{**stages[0], "topology": self.GANG}], rerun={"fromStage": "sft", "token": "2"})
+        self.assert_refused(rig)
+        assert rig.stage("sft").attempt == 1
+
+    def test_more_stages_at_once_disturb_nothing_that_runs(self) -> None:
+        rig = self.running()
+        rig.change(runPolicy={"maxParallelStages": 2})
+        self.assert_refused(rig)
+        assert rig.stage("sft").phase is StagePhase.RUNNING
+        rig.finish("sft", 1)
+        assert (rig.stage("sft").phase, rig.stage("sft").attempt) == (StagePhase.RESTARTING, 1)
+        rig.change(runPolicy={"maxParallelStages": 1})
+        assert rig.stage("sft").attempt == 2
+
+    @pytest.mark.parametrize(
+        "changes",
+        [{"storage": {"size": "1Gi", "accessMode": "ReadWriteMany"}}, {"topology": GANG}, {"runPolicy": {"maxParallelStages": 2}}],
+    )
+    def test_a_claim_that_may_be_shared_takes_them(self, changes: dict[str, Any]) -> None:
+        rig = self.running(**changes)
+        rig.finish("sft", 64)
+        rig.change(topology={"nodes": 4, "gpusPerNode": 0}, rerun={"fromStage": "sft", "token": "2"})
+        assert rig.condition("StorageReady")[0] == "True"
+        assert rig.stage("sft").attempt == 2
+
+    def test_the_directory_of_rlhf_run_is_shared_whatever_its_claim_says(self) -> None:
+        rig = self.running(cluster.SETTINGS)
+        rig.finish("sft", 64)
+        rig.change(topology=self.GANG, rerun={"fromStage": "sft", "token": "2"})
+        assert claim_of(rig)["spec"]["accessModes"] == ["ReadWriteOnce"]
+        assert rig.condition("StorageReady") == ("True", "Bound", "")
+        assert rig.stage("sft").attempt == 2
+
+
 class TestExistingClaim:
     def rig(self, modes: list[str], **changes: Any) -> Rig:
         rig = Rig(one_stage(storage={"existingClaim": "data"}, **changes), CLAIMS)
@@ -167,7 +235,8 @@ class TestExistingClaim:
 
     def test_it_must_fit_a_gang(self) -> None:
         rig = self.rig(["ReadWriteOnce"], topology={"nodes": 2, "gpusPerNode": 0})
-        assert rig.condition("StorageReady")[:2] == ("False", "AccessModeMismatch")
+        words = "claim data is ReadWriteOnce; several nodes or parallel stages need ReadWriteMany"
+        assert rig.condition("StorageReady") == ("False", "AccessModeMismatch", words)
         assert rig.jobs() == []
 
     def test_being_deleted_it_is_lost(self) -> None:

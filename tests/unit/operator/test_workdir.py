@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_operator.local.workdir import Busy, NoSuchJob, Workdir
+from tests.support.modes import modes_hold
 
 
 def test_one_process_drives_and_others_are_told_which(tmp_path: Path) -> None:
@@ -52,6 +53,25 @@ def test_claims_are_remembered(tmp_path: Path) -> None:
     assert place.read_claims() == {}
     place.write_claims({"models": tmp_path / "m"})
     assert place.read_claims() == {"models": tmp_path / "m"}
+
+
+def test_a_profile_is_remembered_beside_the_claims(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    assert place.read_profile() is None
+    place.write_claims({"models": tmp_path / "m"})
+    place.write_profile({"image": "local"})
+    place.write_claims({"data": tmp_path / "d"})
+    assert (place.read_profile(), place.read_claims()) == ({"image": "local"}, {"data": tmp_path / "d"})
+
+
+def test_who_may_only_read_can_ask_whether_it_is_driven(tmp_path: Path) -> None:
+    place = Workdir(tmp_path)
+    with place.drive():
+        (tmp_path / "lock").chmod(0o444)
+        with modes_hold():
+            assert place.is_driven()
+    with modes_hold():
+        assert not place.is_driven()
 
 
 def test_an_empty_directory_has_no_job_and_no_events(tmp_path: Path) -> None:

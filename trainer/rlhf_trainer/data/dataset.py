@@ -25,7 +25,7 @@ from rlhf_trainer.data.tokenize import Dropped, Tokenisation
 from rlhf_trainer.data.tokenizer import ModelTokenizer
 from rlhf_trainer.errors import DataError
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 """Raise it when rows would come out differently: stored datasets of older code are then not found again."""
 HELD_OUT_SPLIT = "test"
 _STOP_CHECK_ROWS = 1000
@@ -75,8 +75,8 @@ class DatasetMaker:
         """Hex sha256 of data, split, format, template, tokenizer, settings and the version of this code."""
         request = self.request
         settings = request.to_wire()
-        for name in ("key", "tokenizer", "dataset"):
-            settings.pop(name)
+        for name in ("key", "tokenizer", "dataset", "answerLength"):  # no row is another one because of these
+            settings.pop(name, None)
         parts = [CODE_VERSION, self.fetched.digest, request.dataset.split, request.dataset.format, self.template.source]
         text = json.dumps([*parts, self.tokenizer.fingerprint(), settings], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -102,7 +102,10 @@ class DatasetMaker:
 
     @property
     def _has_test_split(self) -> bool:
-        return self.request.dataset.split != HELD_OUT_SPLIT and bool(files.find_split(self.fetched.path, HELD_OUT_SPLIT))
+        """True when held-out rows have files of their own. A source of one file is trained on even when `test` is its name (rule D10)."""
+        used = files.split_files(self.fetched.path, self.request.dataset.split)
+        found = files.find_split(self.fetched.path, HELD_OUT_SPLIT)
+        return bool(found) and not set(used) & set(found)
 
     def _rows(self, split: str, statistics: Statistics) -> Iterator[Row]:
         request = self.request

@@ -7,6 +7,7 @@ rows, fills missing fields with null, casts numbers to text, and its errors name
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from rlhf_trainer.data.formats import Malformed, RawRow
 from rlhf_trainer.errors import DataError, InputError
 
 SUFFIXES = (".jsonl", ".json")
+_SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def split_files(source: Path, split: str) -> list[Path]:
@@ -35,7 +37,13 @@ def split_files(source: Path, split: str) -> list[Path]:
 
 
 def find_split(source: Path, split: str) -> list[Path]:
-    """The files of a split, or none. Only `.jsonl` and `.json` files count: archives are never unpacked."""
+    """The files of a split, or none. Only `.jsonl` and `.json` files count: archives are never unpacked.
+
+    Raises:
+        InputError: the split is a path. It could leave the source, which is what the profile allows and the digest pins.
+    """
+    if not _SPLIT.fullmatch(split):
+        raise InputError(f"split: {split!r} must be the name of a file or folder of the dataset: a folder on the way to it belongs in uri")
     for suffix in SUFFIXES:
         if (file := source / f"{split}{suffix}").is_file():
             return [file]

@@ -117,7 +117,7 @@ def load_tokenizer(directory: Path) -> ModelTokenizer:
         eos_ids=eos_ids,
         chat_template=_chat_template(directory, settings),
         vocab_size=vocab_size,
-        context=text_config.get("max_position_embeddings"),
+        context=text_config.get("max_position_embeddings", text_config.get("n_positions")),  # GPT-2 has a name of its own
         adds_bos=bool(bos) and tokenizer.encode("").tokens[:1] == [bos],
         sha256=file_sha256(directory / _TOKENIZER),
     )

@@ -42,13 +42,16 @@ def load_model(
 
     Raises:
         InputError: the directory holds no such model.
+        UnsupportedError: its logits are not those of its output matrix alone.
     """
     from transformers import AutoModelForCausalLM
 
     arguments = _arguments(path, dtype, trust_remote_code)
     if load_in_4bit or quantization_config:
         arguments["quantization_config"] = quantization_config or nf4_config(dtype)
-    return _from_pretrained(AutoModelForCausalLM, path, arguments)
+    model = _from_pretrained(AutoModelForCausalLM, path, arguments)
+    _refuse_scaled_logits(model, path)
+    return model
 
 
 def load_score_model(path: Path, dtype: torch.dtype, *, trust_remote_code: bool = False, load_in_4bit: bool = False) -> PreTrainedModel:
@@ -147,7 +150,59 @@ def _refuse_softcapping(path: Path) -> None:
         )
 
 
+def _refuse_scaled_logits(model: PreTrainedModel, path: Path) -> None:
+    """The same of factors (Granite's `logits_scaling`, Cohere's `logit_scale`), which have as many names as there are families.
+
+    So the model is asked: what reaches its head must be what the backbone said, and its logits what the head said. Where the family allows,
+    the backbone is played: that of a large model would take seconds.
+    """
+    import torch
+
+    head: Any = model.get_output_embeddings()
+    seen: list[torch.Tensor] = []
+    hidden_1th = torch.linspace(-1e3, 1e3, 2 * head.in_features, device=model.device).view(1, 2, -1).to(model.dtype)
+    backbone = _Backbone(hidden_1th)
+    handle = head.register_forward_hook(lambda _, given, own: seen.extend((given[0], own)))
+    model.base_model.forward = backbone
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=torch.zeros(1, 2, dtype=torch.long, device=model.device)).logits
+    finally:
+        del model.base_model.forward
+        handle.remove()
+    given, own = seen
+    if not (_is_close(logits, own) and (not backbone.was_asked or _is_close(given, hidden_1th))):
+        raise UnsupportedError(
+            f"{path}: {type(model).__name__} scales its logits, which is not supported: training would see those of another model",
+            hint="take a model whose logits are its output matrix times the hidden states, e.g. Llama, Qwen or Gemma 3",
+        )
+
+
+def _is_close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Up to the rounding of bf16."""
+    return float((one.float() - other.float()).abs().max()) <= 0.02 * float(other.abs().max())
+
+
+class _Backbone:
+    """Answers with the same hidden states whatever it is asked, and has nothing else to say."""
+
+    def __init__(self, hidden_1th: torch.Tensor) -> None:
+        self.last_hidden_state = hidden_1th
+        self.was_asked = False
+
+    def __call__(self, *_: Any, **__: Any) -> _Backbone:
+        self.was_asked = True
+        return self
+
+    def __getitem__(self, place: int) -> Any:
+        return (self.last_hidden_state,)[place]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
 def _from_pretrained(cls: Any, path: Path, arguments: dict[str, Any]) -> PreTrainedModel:
+    from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # a progress bar in a log file is one line of a thousand returns
@@ -155,7 +210,7 @@ def _from_pretrained(cls: Any, path: Path, arguments: dict[str, Any]) -> PreTrai
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         model = cls.from_pretrained(path, **arguments)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise InputError(f"{path}: not a model that transformers can load: {_first_line(error)}") from error
     return model.eval()
 

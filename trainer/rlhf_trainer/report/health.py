@@ -49,14 +49,15 @@ class Window:
 
     first: Mapping[str, Sequence[float]] = field(default_factory=dict)
     recent: tuple[Metrics, ...] = ()
+    """In a long run evaluations lie further apart than this: what only older entries measured is kept in one more, in front of them."""
 
     def add(self, metrics: Metrics) -> Window:
         """The window one step later."""
         early = {name: [*self.first.get(name, ()), value][:NUM_FIRST] for name, value in metrics.items()}
-        return Window({**self.first, **early}, (*self.recent, metrics)[-_NUM_KEPT:])
+        return Window({**self.first, **early}, _newest((*self.recent, metrics)))
 
     def values(self, name: str, num_steps: int = NUM_RECENT) -> list[float]:
-        """The metric over the newest steps that have it."""
+        """The metric over the newest steps that have it. The last one is the newest that was ever measured, however long ago."""
         return [step[name] for step in self.recent if name in step][-num_steps:]
 
     def baseline(self, name: str) -> float | None:
@@ -74,10 +75,26 @@ class Window:
         values = self.values(name, num_steps)
         if len(values) < num_steps:
             return 0
-        (older, older_variance), (newer, newer_variance) = (_moments(half) for half in (values[: num_steps // 2], values[num_steps // 2 :]))
-        noise = math.sqrt((older_variance + newer_variance) / (num_steps // 2))
-        change = newer - older
-        return 0 if abs(change) <= max(num_errors * noise, least * abs(older), 1e-12) else int(math.copysign(1, change))
+        return _direction(values[: num_steps // 2], values[num_steps // 2 :], num_errors, least)
+
+    def trend_since_start(self, name: str) -> int:
+        """The same of the newest ten values against the first ten, however long ago those were."""
+        first, last = self.first.get(name, ()), self.values(name, NUM_FIRST)
+        return _direction(first, last) if len(first) == len(last) == NUM_FIRST else 0
+
+
+def _newest(entries: tuple[Metrics, ...]) -> tuple[Metrics, ...]:
+    """The newest entries, behind one with the last value of each metric that they lack: no verdict heals without a new measurement.
+
+    A field of its own was rejected: this way checkpoints of either kind, with it and without, are windows.
+    """
+    left, kept = entries[:-_NUM_KEPT], entries[-_NUM_KEPT:]
+    last = {name: value for entry in left for name, value in entry.items()}
+    missing = set(last)
+    for entry in reversed(kept):  # newest first: what every step measures is gone after one of them
+        missing = missing.difference(entry)
+    only_there = {name: value for name, value in last.items() if name in missing}
+    return (only_there, *kept) if only_there else kept
 
 
 def judge(stage: StageType, window: Window, kl_target: float | None = None) -> list[Verdict]:
@@ -163,10 +180,14 @@ def _reward(window: Window) -> Verdict | None:
 
 
 def _exact_match(window: Window) -> Verdict | None:
-    values = window.values("exact_match")
-    if len(values) < 2 or (fall := values[0] - values[-1]) < 0.02:
+    """Against the first evaluation, and so is the reward: over 30 of 3000 steps nothing rises that would not drown in noise.
+
+    Against the best so far was rejected: of five noisy shares the best is a lucky one.
+    """
+    first, last = window.first.get("exact_match"), window.values("exact_match", 1)
+    if not first or not last or (fall := first[0] - last[-1]) < 0.02:
         return None
-    is_hacking = fall >= 0.05 and window.trend("reward_mean") is _RISING
+    is_hacking = fall >= 0.05 and window.trend_since_start("reward_mean") is _RISING
     reason = f"exact_match fell by {fall:.2f}" + (" while the reward rises" if is_hacking else "")
     return Verdict(
         "exact_match", Level.BAD if is_hacking else Level.WARN, reason, "reward hacking: a better reward model, or higher kl.coefficient"
@@ -212,6 +233,13 @@ def _length_correlation(window: Window) -> Verdict | None:
         return None
     reason = f"scores follow the length of answers (correlation {values[-1]:.2f})"
     return Verdict("length_correlation", Level.WARN, reason, "balance the lengths of chosen and rejected answers")
+
+
+def _direction(older: Sequence[float], newer: Sequence[float], num_errors: float = _ALARMING, least: float = 0.0) -> int:
+    (older_mean, older_variance), (newer_mean, newer_variance) = _moments(older), _moments(newer)
+    noise = math.sqrt(older_variance / len(older) + newer_variance / len(newer))
+    change = newer_mean - older_mean
+    return 0 if abs(change) <= max(num_errors * noise, least * abs(older_mean), 1e-12) else int(math.copysign(1, change))
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:

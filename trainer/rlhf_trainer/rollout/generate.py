@@ -54,6 +54,7 @@ def generate(
         model: a causal language model of transformers, or a wrapper with its call. In evaluation mode while it runs.
         input_ids: prompts (b, t), padded on either side.
         attention_mask: 1 on their tokens (b, t), from lengths, never from `ids != pad`.
+        cfg: a row gets fewer than `max_new_tokens` where `context` ends before; none at all where the prompt fills it.
         seeds: one for each row (`philox.row_seed`); None only when greedy. The same prompt and seed give the same answer in
             any batch, in any order, with any `max_rows`, up to the rounding of the model itself.
 
@@ -152,7 +153,9 @@ class _Flight:
         self.model, self.cfg, self.device = model, cfg, input_ids.device
         self.input_ids, self.attention_mask, self.prompt_lengths = input_ids, attention_mask, attention_mask.sum(dim=-1)
         num_prompts = input_ids.shape[0]
-        self.queue: list[int] = self.prompt_lengths.argsort(descending=True, stable=True).tolist()
+        self.limits = _answer_limits(self.prompt_lengths, cfg)
+        order = self.prompt_lengths.argsort(descending=True, stable=True)
+        self.queue: list[int] = order[self.limits[order] > 0].tolist()
         self.max_rows = cfg.max_rows or max(num_prompts, 1)
         self.check_steps = CHECK_STEPS_CPU if self.device.type == "cpu" else CHECK_STEPS_GPU
         self.stop_ids = torch.tensor(cfg.stop_ids, device=self.device)
@@ -229,7 +232,7 @@ class _Flight:
         self.tokens[rows.ids, column] = tokens
         self.logprobs[rows.ids, column] = logprobs
         self.lengths[rows.ids] += rows.is_alive
-        goes_on = rows.is_alive & ~torch.isin(tokens, self.stop_ids) & (counts + 1 < self.cfg.max_new_tokens)
+        goes_on = rows.is_alive & ~torch.isin(tokens, self.stop_ids) & (counts + 1 < self.limits[rows.ids])
         return _Rows(rows.ids, tokens, positions, goes_on)
 
     def _count_alive(self) -> None:
@@ -240,6 +243,16 @@ class _Flight:
         width = _longest(self.lengths)
         mask = torch.arange(width, device=self.device) < self.lengths.unsqueeze(-1)
         return Generated(self.tokens[:, :width], self.logprobs[:, :width], mask.long())
+
+
+def _answer_limits(prompt_lengths: Tensor, cfg: GenerateConfig) -> Tensor:
+    """Tokens that each answer has at most.
+
+    [3, 60, 64], 30 new tokens, context 64 -> [30, 4, 0]
+    """
+    limits = torch.full_like(prompt_lengths, cfg.max_new_tokens)
+    # The last token counts although no step needs its position: rows that are done go on standing there, and judges read it.
+    return limits if cfg.context is None else limits.minimum((cfg.context - prompt_lengths).clamp(min=0))
 
 
 def _longest(lengths: Tensor) -> int:

@@ -32,6 +32,8 @@ class GenerateConfig:
     """Take the most probable token. Seeds are not read then."""
     max_rows: int | None = None
     """Rows generated at once; the others wait and take the place of rows that are done. None: all rows."""
+    context: int | None = None
+    """Tokens that prompt and answer have together at most: a table of learned positions has no entry behind its end. None: no limit."""
     compact: bool = True
     """Take finished rows out of the batch. False only to measure or to test what it saves."""
 
@@ -46,6 +48,7 @@ class GenerateConfig:
             ("top_k", self.top_k, self.top_k >= 0, "0 (off) or more"),
             ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1 (off)"),
             ("max_rows", self.max_rows, self.max_rows is None or self.max_rows >= 1, "at least 1, or None"),
+            ("context", self.context, self.context is None or self.context >= 1, "at least 1, or None"),
         ):
             if not is_valid:
                 raise ValueError(f"{name}: {value!r} must be {rule}")

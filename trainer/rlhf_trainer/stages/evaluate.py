@@ -17,6 +17,7 @@ import torch
 from rlhf_trainer.data import answers
 from rlhf_trainer.data.collate import pad_prompts
 from rlhf_trainer.data.order import spread
+from rlhf_trainer.rollout import limits
 from rlhf_trainer.rollout.generate import GenerateConfig, generate
 from rlhf_trainer.rollout.philox import row_seed
 
@@ -34,6 +35,7 @@ CPU_PARAMETERS = 20_000_000
 """Models up to this size are measured in full on a CPU; larger ones on proportionally fewer prompts."""
 MIN_ROWS = 32
 BATCH_ROWS = 128
+"""Answers that are generated at once; fewer where the key-value cache would be too large (rule G8)."""
 GLANCE_ROWS = 16
 NUM_SHOWN = 8
 
@@ -139,12 +141,22 @@ class Examiner:
             return []
         batch = pad_prompts([row for row, _ in samples], self.pad_id).to(self.world.device)
         seeds = [row_seed(self.seed, 0, row.row_id, sample) for row, sample in samples]
-        config = GenerateConfig(
-            max_new_tokens=self.max_new_tokens, stop_ids=self.stop_ids, pad_id=self.pad_id, greedy=greedy, max_rows=BATCH_ROWS
-        )
+        config = self._config(model, batch.input_ids.shape[1], greedy)
         generated = generate(model, batch.input_ids, batch.attention_mask, config, None if greedy else seeds)
         lengths = generated.mask.sum(dim=1).tolist()
         return [self._answer(row, ids[:length]) for (row, _), ids, length in zip(samples, generated.tokens.tolist(), lengths, strict=True)]
+
+    def _config(self, model: Any, longest_prompt: int, greedy: bool) -> GenerateConfig:
+        """All that a model is asked for at once fits the cache, and no answer goes on behind the end of the model's context."""
+        num_bytes = limits.bytes_per_number(model.dtype, self.world.device)
+        return GenerateConfig(
+            max_new_tokens=self.max_new_tokens,
+            stop_ids=self.stop_ids,
+            pad_id=self.pad_id,
+            greedy=greedy,
+            max_rows=min(BATCH_ROWS, limits.rows_that_fit(model.config, longest_prompt + self.max_new_tokens, num_bytes)),
+            context=limits.context_of(model.config),
+        )
 
     def _answer(self, row: ConversationRow | PromptRow, ids: list[int]) -> Answer:
         return Answer(row=row, ids=ids, text=self.decoder.text(ids), has_stop=bool(ids) and ids[-1] in self.stop_ids)

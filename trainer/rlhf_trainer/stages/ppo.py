@@ -87,7 +87,9 @@ def run(run: Run) -> StageResult:
         while loop.step < total_steps and (window := cursor.next()) is not None:
             batches, metrics = rollouts.roll_out(loop.step, window[1])
             metrics |= updates.update(loop, batches, num_rows=len(window[1]))
-            metrics |= rollouts.steer(metrics["kl_mean"], len(window[1]))
+            # A policy that is still the reference has a KL of 0, which would loosen the penalty before the first update.
+            is_steered = loop.step >= config.critic_warmup_steps
+            metrics |= rollouts.steer(metrics["kl_mean"], len(window[1])) if is_steered else {"kl_coef": controller.coef}
             metrics |= throughput(metrics, len(window[1]))
             facts.add({name: metrics[name] for name in ("reward_mean", "kl_mean", "entropy", "answer_tokens_mean")})
             loop.finish_step(metrics, prompts.train.row_ids(window[1]))

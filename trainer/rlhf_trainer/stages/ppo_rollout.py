@@ -20,6 +20,7 @@ from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.rl import kl
 from rlhf_trainer.rl.masks import masked
 from rlhf_trainer.rl.rewards import RunningMoments
+from rlhf_trainer.rollout import limits
 from rlhf_trainer.rollout.generate import GenerateConfig
 from rlhf_trainer.rollout.philox import row_seed
 from rlhf_trainer.run import Run
@@ -29,8 +30,6 @@ from rlhf_trainer.stages.ppo_models import PPOModels
 from rlhf_trainer.stages.tally import Tally
 from rlhf_trainer.strategy.base import Strategy
 
-CACHE_BYTES = 4 << 30
-"""Key-value cache of a rollout (rule G8): prompts beyond it wait for a free row."""
 MAX_MISMATCH_FP32, MEAN_MISMATCH_BF16 = 1e-4, 0.05
 """Rule G3: difference between the log-probability at sampling and the teacher-forced one. fp32: of the worst token. bf16: of the
 mean token, because the rounding of a single one grows with its logits (0.14 for a sound Gemma 3); a wrong temperature moves all."""
@@ -53,6 +52,7 @@ class Rollouts:
         self.run, self.config, self.strategy, self.models, self.prompts = run, config, strategy, models, prompts
         self.reporter, self.controller = reporter, controller
         self.moments = moments if config.normalize_reward else None
+        hf: Any = models.policy.module.hf
         self.sampling = GenerateConfig(
             max_new_tokens=config.max_new_tokens,
             stop_ids=prompts.stop_ids,
@@ -60,7 +60,11 @@ class Rollouts:
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
-            max_rows=self._rows_that_fit(),
+            max_rows=limits.rows_that_fit(
+                hf.config,
+                config.max_prompt_length + config.max_new_tokens,
+                limits.bytes_per_number(hf.dtype, strategy.world.device),
+            ),
         )
         source = models.policy_source
         self.examiner = setup.examiner(run, strategy, models.policy.module, source, prompts, config.max_new_tokens)
@@ -214,14 +218,6 @@ class Rollouts:
                 self.reporter.event("SamplingMismatch", problem)
         self._was_checked = True
         refuse_divergence(step, metrics["kl_mean"], self.config.max_kl)
-
-    def _rows_that_fit(self) -> int:
-        hf: Any = self.models.policy.module.hf
-        config = hf.config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        tokens = self.config.max_prompt_length + self.config.max_new_tokens
-        return max(1, CACHE_BYTES // int(2 * 4 * config.num_hidden_layers * heads * size * tokens))
 
 
 def _select(generated: Any, rows: list[int]) -> Any:

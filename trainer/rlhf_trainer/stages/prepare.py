@@ -114,9 +114,10 @@ def _prepare_dataset(work: _Work, template: Template, request: DatasetRequest) -
     step = len(work.config.models) + list(work.config.datasets).index(request)
     work.run.stop_if_requested(step)
     tokenizer = work.tokenizers[request.tokenizer]
-    if tokenizer.context is not None and request.max_length > tokenizer.context:
+    length = request.max_length + request.answer_length
+    if tokenizer.context is not None and length > tokenizer.context:
         raise ConfigError(
-            f"{request.key}: {request.max_length} tokens a row must be at most {tokenizer.context}, the context of model "
+            f"{request.key}: {length} tokens a row must be at most {tokenizer.context}, the context of model "
             f"{request.tokenizer!r}: lower maxLength, or maxPromptLength and maxNewTokens"
         )
     fetched = work.sources.fetch(request.dataset, "datasets")

@@ -17,17 +17,19 @@ import json
 import logging
 import shutil
 import uuid
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from rlhf_api.base import digest
 from rlhf_api.outcome import Manifest
-from rlhf_api.stages import ModelCard, Publish
+from rlhf_api.stages import ModelCard, Publish, StageType
 from rlhf_trainer.errors import ConfigError, InputError, StorageError, UnsupportedError
 from rlhf_trainer.report import plot
 from rlhf_trainer.report.reporter import Reporter
 from rlhf_trainer.run import Run, StageResult
 from rlhf_trainer.stages import lineage
-from rlhf_trainer.stages.card import Card
+from rlhf_trainer.stages.card import LOAD_MODEL, LOAD_SCORE, Card
 from rlhf_trainer.state import manifest
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,11 @@ CURVES = "curves.png"
 ROLE = "model"
 CARD_ROLE = "card"
 """Key of the card's own digest among the artifact's inputs: another licence or description is another artifact."""
+
+_SCORE_SUMMARY = (
+    "A reward model made by the stages below: it scores an answer to a prompt, and higher is better. "
+    "It writes no text. Subtract `mean` of `stage.json` from its scores."
+)
 
 
 def run(run: Run) -> StageResult:
@@ -116,13 +123,26 @@ def _deliver(run: Run, config: Publish, destination: Path, inputs: dict[str, str
 
 
 def _refuse_foreign(config: Publish, destination: Path) -> None:
-    if destination.exists() and not (
-        destination.is_dir() and (not any(destination.iterdir()) or (destination / manifest.MANIFEST).is_file())
-    ):
+    if destination.exists() and not (destination.is_dir() and (not any(destination.iterdir()) or _is_artifact(destination))):
         raise ConfigError(
             f"publish.destination.uri: {config.destination.uri!r} holds files that are no artifact: they would be lost",
             hint="name an empty or new directory",
         )
+
+
+def _is_artifact(directory: Path) -> bool:
+    """True when all that would be lost was delivered by us. The name alone proves nothing: web apps have a manifest.json, too.
+
+    Listed files may be damaged or missing, which publishing again repairs; one that was added would be gone.
+    """
+    try:
+        found = manifest.read(directory)
+    except InputError:
+        return False
+    ours = {manifest.MANIFEST, *(file.path for file in found.files)}
+    # Links are files here, also those to directories, which are not looked into.
+    files = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    return found.kind == "artifact" and all(path.relative_to(directory).as_posix() in ours for path in files)
 
 
 def _build(run: Run, config: Publish, building: Path, inputs: dict[str, str]) -> None:
@@ -150,12 +170,12 @@ def _copy(source: Path, destination: Path) -> None:
 
 def _card(run: Run, config: Publish, ancestors: list[lineage.Ancestor], *, has_curves: bool) -> Card:
     newest = ancestors[-1].manifest
-    facts = run.root / run.config.inputs[ROLE].path / "model" / "stage.json"
-    method = json.loads(facts.read_text("utf-8")).get("config", {}).get("method") if facts.is_file() else None
+    facts = _stage_facts(run)
+    method, is_score = facts.get("config", {}).get("method"), facts.get("type") == StageType.REWARD_MODEL
     card = config.model_card or ModelCard()
     return Card(
         title=run.config.job.name,
-        summary="A chat model made by the stages below" + (f", its weights stored as {method} by bitsandbytes." if method else "."),
+        summary=_SCORE_SUMMARY if is_score else _chat_summary(method),
         description=card.description,
         license=card.license,
         tags=card.tags,
@@ -163,8 +183,20 @@ def _card(run: Run, config: Publish, ancestors: list[lineage.Ancestor], *, has_c
         inputs=dict(newest.inputs),
         lineage=[ancestor.line() for ancestor in ancestors],
         images=[CURVES] if has_curves else [],
+        loading=LOAD_SCORE if is_score else LOAD_MODEL,
         requires="bitsandbytes and accelerate" if method else "",
     )
+
+
+def _stage_facts(run: Run) -> Mapping[str, Any]:
+    """The `stage.json` of the model to publish; empty when there is none."""
+    file = run.root / run.config.inputs[ROLE].path / "model" / "stage.json"
+    facts: Mapping[str, Any] = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    return facts
+
+
+def _chat_summary(method: str | None) -> str:
+    return "A chat model made by the stages below" + (f", its weights stored as {method} by bitsandbytes." if method else ".")
 
 
 def _swap(building: Path, destination: Path) -> None:

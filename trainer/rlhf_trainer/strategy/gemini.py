@@ -19,7 +19,7 @@ from rlhf_trainer.errors import UnsupportedError
 from rlhf_trainer.run import Run
 from rlhf_trainer.strategy import host, masters, sharded
 from rlhf_trainer.strategy.base import OptimizerConfig, StepReport, Trained
-from rlhf_trainer.strategy.booster import NO_LIMIT, adam_of, guard, step_guarded, trainable, trained_of, world_of
+from rlhf_trainer.strategy.booster import NO_LIMIT, adam_of, exact_buffers, guard, step_guarded, trainable, trained_of, world_of
 from rlhf_trainer.strategy.plain import freeze, rollout_dtype
 from rlhf_trainer.strategy.skeleton import Skeleton
 
@@ -65,7 +65,8 @@ class GeminiStrategy:
         booster = Booster(plugin=self._plugin(model, is_cuda))
         named = trainable(model)
         adam = adam_of(named, config, is_cuda=is_cuda, must_be_hybrid=True)
-        wrapped, optimizer = booster.boost(model, adam)[:2]
+        with exact_buffers(model):
+            wrapped, optimizer = booster.boost(model, adam)[:2]
         guard(optimizer, adam)
         model.train()
         trained = trained_of(wrapped, model, config, optimizer, booster, named)

@@ -246,6 +246,12 @@ def test_rows_longer_than_the_context_are_refused_before_any_data_is_read(tmp_pa
     assert "sft.dataset: 512 tokens a row must be at most 256, the context of model 'model'" in message
 
 
+def test_the_answers_to_prompts_count_towards_the_context(tmp_path: Path) -> None:
+    """GPT-2 and OPT have no position for the token after it: the first rollout would end with an IndexError."""
+    message = refused(a_prepare(tmp_path, a_request("pvc://data/nothing", "prompts", maxLength=200, answerLength=57)), ConfigError)
+    assert "ppo.prompts: 257 tokens a row must be at most 256" in message
+
+
 def test_models_that_exchange_token_ids_need_one_vocabulary(tmp_path: Path) -> None:
     other = tmp_path / "claim" / "other"
     other.mkdir(parents=True)

@@ -32,6 +32,11 @@ def test_everything_that_prepare_needs_is_read(model: Path) -> None:
     assert found.stop_ids(found.template("auto")) == (2,)
 
 
+def test_the_context_of_gpt2_has_a_name_of_its_own(model: Path) -> None:
+    change(model, "config.json", max_position_embeddings=None, n_positions=1024)
+    assert load_tokenizer(model).context == 1024
+
+
 @pytest.mark.parametrize(
     ("broken", "error", "message"),
     [

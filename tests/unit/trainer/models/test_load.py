@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_trainer.errors import InputError, UnsupportedError
 from rlhf_trainer.models import export, load
@@ -78,6 +79,57 @@ def test_capped_logits_are_refused_because_chunked_heads_would_ignore_the_cap(tm
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"final_logit_softcapping": 30.0}))
     with pytest.raises(UnsupportedError, match="final_logit_softcapping"):
+        load.load_model(tmp_path, torch.float32)
+
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2
+}  # fmt: skip
+
+
+def a_model_of(kind: str, directory: Path, **more: object) -> Path:
+    """A tiny model of another family, with random weights."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **(SMALL | {"pad_token_id": 0} | more)))
+    model.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale"),
+    [
+        pytest.param("granite", {"logits_scaling": 8.0}, id="Granite divides"),
+        pytest.param("cohere", {"logit_scale": 0.0625}, id="Cohere multiplies"),
+    ],
+)
+def test_scaled_logits_are_refused_because_our_heads_know_no_factor(kind: str, scale: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="scales its logits"):
+        load.load_model(a_model_of(kind, tmp_path, **scale), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        pytest.param("granite", {"logits_scaling": 1.0}, id="Granite with a factor of 1"),
+        pytest.param("gpt2", {}, id="GPT-2"),
+        pytest.param("opt", {"word_embed_proj_dim": 8, "ffn_dim": 32}, id="OPT with a narrow head"),
+        pytest.param("qwen2", {}, id="Qwen 2"),
+        pytest.param("mistral", {}, id="Mistral"),
+        pytest.param("gemma3_text", {"num_key_value_heads": 1, "head_dim": 8}, id="Gemma 3"),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_other_families_load_and_answer_as_before(kind: str, more: dict[str, object], dtype: torch.dtype, tmp_path: Path) -> None:
+    directory = a_model_of(kind, tmp_path, **more)
+    plain = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    assert torch.equal(load.load_model(directory, dtype)(IDS).logits, plain(IDS).logits)
+
+
+def test_weights_that_were_cut_off_are_named(tmp_path: Path) -> None:
+    write_model(a_llama(), tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not a model that transformers can load"):
         load.load_model(tmp_path, torch.float32)
 
 

@@ -100,6 +100,66 @@ def test_falling_accuracy_while_the_reward_rises_is_hacking() -> None:
     assert level_of("exact_match", StageType.PPO, window(exact_match=[0.9] * 29 + [0.8], reward_mean=rising)) is BAD
 
 
+def long_ppo(num_rollouts: int, *, exact_match: tuple[float, float], reward: tuple[float, float]) -> Window:
+    """PPO as it reports itself: five evaluations, evenly spaced, and a reward as noisy as the mean of 128 scores of deviation 1."""
+    noise, every = random.Random(0), -(-num_rollouts // 5)
+    seen = Window()
+    for rollout in range(1, num_rollouts + 1):
+        done = rollout / num_rollouts
+        seen = seen.add({"reward_mean": reward[0] + (reward[1] - reward[0]) * done + noise.gauss(0, 0.09)})
+        if rollout % every == 0:
+            passed = (rollout - every) / (num_rollouts - every)
+            seen = seen.add({"exact_match": exact_match[0] + (exact_match[1] - exact_match[0]) * passed})
+    return seen
+
+
+@pytest.mark.parametrize("num_rollouts", [40, 100, 500, 1000, 1200, 3000])
+@pytest.mark.parametrize(("exact_match", "reward", "level"), [
+    pytest.param((0.75, 0.15), (0.0, 2.0), BAD, id="hacked"),
+    pytest.param((0.75, 0.69), (0.0, 2.0), BAD, id="hacked, a little more at each evaluation"),
+    pytest.param((0.75, 0.72), (0.0, 2.0), WARN, id="a small fall"),
+    pytest.param((0.75, 0.15), (0.0, 0.0), WARN, id="a reward that stays"),
+    pytest.param((0.75, 0.85), (0.0, 2.0), OK, id="sound"),
+])  # fmt: skip
+def test_hacking_is_seen_however_far_apart_the_evaluations_are(
+    num_rollouts: int, exact_match: tuple[float, float], reward: tuple[float, float], level: Level
+) -> None:
+    seen = long_ppo(num_rollouts, exact_match=exact_match, reward=reward)
+    assert level_of("exact_match", StageType.PPO, seen) is level
+    if level is not OK:
+        reasons = [verdict.reason for verdict in health.judge(StageType.PPO, seen) if verdict.metric == "exact_match"]
+        assert f"fell by {exact_match[0] - exact_match[1]:.2f}" in reasons[0]  # of the whole run, not since the evaluation before
+
+
+@pytest.mark.parametrize(("stage", "metric", "ill", "sound", "level"), [
+    (StageType.REWARD_MODEL, "accuracy", 0.5, 0.9, BAD),
+    (StageType.REWARD_MODEL, "length_correlation", 0.5, 0.1, WARN),
+    (StageType.SFT, "eos_fraction", 0.3, 0.99, BAD),
+    (StageType.PPO, "eos_fraction", 0.3, 0.99, BAD),
+    (StageType.PPO, "ratio_max", 11.0, 1.0, BAD),
+])  # fmt: skip
+def test_no_verdict_heals_without_a_new_measurement(stage: StageType, metric: str, ill: float, sound: float, level: Level) -> None:
+    seen = Window()
+    for step in range(1, 1001):
+        seen = seen.add({"grad_norm": 1.0})
+        if step in (250, 500):
+            seen = seen.add({metric: sound if step == 250 else ill})
+        if step >= 500:
+            assert level_of(metric, stage, seen) is level, step
+    assert level_of(metric, stage, seen.add({metric: sound})) is OK
+
+
+def test_a_window_stays_small() -> None:
+    seen = Window()
+    for step in range(1000):
+        seen = seen.add({"loss": float(step), f"once_{step % 7}": 1.0})
+    for step in range(1000):
+        seen = seen.add({"loss": float(step)})
+    assert len(seen.recent) == 221  # 200 steps, 20 evaluations, and the last values of older ones
+    assert sorted(seen.recent[0]) == [f"once_{i}" for i in range(7)]
+    assert seen.values("loss") == [float(step) for step in range(800, 1000)]
+
+
 @pytest.mark.parametrize(("last", "level"), [(5.0, OK), (20.0, WARN), (60.0, BAD), (math.nan, BAD), (math.inf, BAD)])
 def test_gradient_norm_against_its_running_median(last: float, level: Level) -> None:
     assert level_of("grad_norm", StageType.SFT, window(grad_norm=[1.0] * 20 + [last])) is level

@@ -106,6 +106,26 @@ def test_health_survives_a_checkpoint(tmp_path: Path) -> None:
         assert [verdict.metric for verdict in other.health.look({"grad_norm": 20.0})] == ["grad_norm"]
 
 
+def test_an_old_measurement_survives_a_checkpoint(tmp_path: Path) -> None:
+    """Of a stage whose evaluations lie further apart than a window is long: resumed, it is still as ill as when it was measured."""
+    with Reporter(a_run(tmp_path)) as one, Reporter(a_run(tmp_path)) as other:
+        one.update({"eos_fraction": 0.3})
+        for step in range(1, 301):
+            one.step(step, {"loss": 1.0})
+        other.health.restore(json.loads(json.dumps(one.health.state(), allow_nan=False)))
+        assert other.health.look({"loss": 1.0}) == []  # known: no second event
+        assert other.health.level == 2
+
+
+def test_health_is_restored_from_a_checkpoint_that_forgot_old_measurements(tmp_path: Path) -> None:
+    """Saved before those were kept: the newest 220 entries and nothing older."""
+    saved = {"first": {"loss": [1.0] * 10, "eos_fraction": [0.3]}, "recent": [{"loss": 1.0}] * 220, "known": {}}
+    with Reporter(a_run(tmp_path)) as reporter:
+        reporter.health.restore(saved)
+        reporter.update({"eos_fraction": 0.3})
+        assert reporter.health.level == 2
+
+
 def test_resume_takes_over_the_lines_up_to_the_step(tmp_path: Path) -> None:
     first = a_run(tmp_path)
     with Reporter(first) as reporter:

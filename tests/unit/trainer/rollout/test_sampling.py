@@ -18,7 +18,8 @@ def test_an_empty_stop_list_is_a_config_error():
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("max_new_tokens", 0), ("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("max_rows", 0)]
+    ("name", "value"),
+    [("max_new_tokens", 0), ("temperature", 0.0), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("max_rows", 0), ("context", 0)],
 )
 def test_a_wrong_setting_is_named(name, value):
     with pytest.raises(ValueError, match=f"{name}: {value!r} must be"):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from rlhf_trainer.chat import Chat
 from rlhf_trainer.errors import ConfigError, GateFailed, InputError, UnsupportedError
 from rlhf_trainer.run import Run
-from rlhf_trainer.stages import publish, quantize, sft
+from rlhf_trainer.stages import publish, quantize, reward, sft
 from rlhf_trainer.state import manifest
 from tests.support.training import Workshop, a_llama
 
@@ -33,6 +36,12 @@ def quantized(shop: Workshop, attempt: int = 1, **config: object) -> Run:
 def published(shop: Workshop, uri: str = "pvc://models/team/chat", attempt: int = 1, **config: object) -> Run:
     block = {"destination": {"uri": uri}, **config}
     return shop.run("publish", "Publish", block, attempt=attempt, inputs=shop.outputs(model="sft"))
+
+
+def a_manifest(kind: str) -> dict[str, Any]:
+    """The wire form of a manifest that lists one file, `config.json`."""
+    file = {"path": "config.json", "sizeBytes": 2, "sha256": "0" * 64}
+    return {"version": 1, "kind": kind, "job": "chat", "stage": "publish", "attempt": 1, "step": 2, "files": [file]}
 
 
 @pytest.mark.parametrize("method", ["nf4", "int8"])
@@ -79,6 +88,29 @@ def test_an_artifact_has_card_lineage_curves_and_proof(shop: Workshop) -> None:
     assert result.metrics["output_bytes"] == sum(f.size_bytes for f in found.files)
 
 
+@pytest.mark.rule("O1", "O3")
+def test_a_published_reward_model_says_so_and_loads_as_its_card_says(shop: Workshop) -> None:
+    reward.run(shop.reward(maxSteps=2, minAccuracy=0))
+    block = {"destination": {"uri": "pvc://models/judge"}}
+    publish.run(run := shop.run("publish", "Publish", block, inputs=shop.outputs(model="rm")))
+    directory = run.claims["models"] / "judge"
+    card = (directory / "README.md").read_text()
+    assert "A reward model made by the stages below" in card
+    assert "Subtract `mean` of `stage.json`" in card
+    assert "mean" in json.loads((directory / "stage.json").read_text())
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    exec(code, loaded := {"path": directory})  # what a reader of the card does
+    model: Any = loaded["model"]
+    assert (type(model).__name__, model.config.num_labels) == ("LlamaForSequenceClassification", 1)
+
+
+def test_a_published_chat_model_loads_as_its_card_says(shop: Workshop) -> None:
+    publish.run(run := published(shop, "pvc://models/talker"))
+    card = (run.claims["models"] / "talker" / "README.md").read_text()
+    assert "A chat model made by the stages below." in card
+    assert "AutoModelForCausalLM.from_pretrained(path)" in card
+
+
 def test_publishing_the_same_again_writes_nothing(shop: Workshop) -> None:
     first = publish.run(published(shop, "pvc://models/again"))
     before = {path: path.stat().st_mtime_ns for path in (shop.directory / "claim" / "again").rglob("*")}
@@ -94,6 +126,15 @@ def test_another_card_replaces_the_artifact_as_a_whole(shop: Workshop) -> None:
     directory = shop.directory / "claim" / "card"
     manifest.verify(directory, second.output_digest)
     assert [path.name for path in directory.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_damaged_artifact_is_repaired(shop: Workshop) -> None:
+    publish.run(published(shop, "pvc://models/damaged"))
+    directory = shop.directory / "claim" / "damaged"
+    (directory / "README.md").unlink()
+    (directory / "config.json").write_text("{}")
+    second = publish.run(published(shop, "pvc://models/damaged", attempt=2))
+    assert "README.md" in {file.path for file in manifest.verify(directory, second.output_digest).files}
 
 
 @pytest.mark.parametrize(
@@ -121,6 +162,40 @@ def test_foreign_files_are_never_replaced(shop: Workshop) -> None:
     with pytest.raises(ConfigError, match="no artifact"):
         publish.run(published(shop, "pvc://models/mine"))
     assert (directory / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param({"name": "my web app"}, id="of a web app"),
+        pytest.param({"schemaVersion": 2, "layers": []}, id="of a container image"),
+        pytest.param(["thesis.docx"], id="that is a list"),
+        pytest.param(a_manifest("output"), id="of a stage's output"),
+        pytest.param(a_manifest("artifact"), id="of an artifact that does not list the file"),
+    ],
+)
+def test_files_beside_a_manifest_are_never_replaced(shop: Workshop, tmp_path: Path, content: object) -> None:
+    directory = tmp_path / "app"
+    directory.mkdir()
+    (directory / "manifest.json").write_text(json.dumps(content))
+    (directory / "thesis.docx").write_text("years of work")
+    with pytest.raises(ConfigError, match="holds files that are no artifact: they would be lost"):
+        publish.run(replace(published(shop, "pvc://models/app"), claims={"models": tmp_path}))
+    assert (directory / "thesis.docx").read_text() == "years of work"
+    assert json.loads((directory / "manifest.json").read_text()) == content
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "adapter/notes.txt", "link"])
+def test_what_somebody_added_to_an_artifact_is_never_lost(shop: Workshop, tmp_path: Path, name: str) -> None:
+    publish.run(replace(published(shop, "pvc://models/kept"), claims={"models": tmp_path}))
+    again = replace(published(shop, "pvc://models/kept", modelCard={"license": "mit"}), claims={"models": tmp_path})
+    added = tmp_path / "kept" / name
+    added.parent.mkdir(exist_ok=True)
+    added.symlink_to(tmp_path) if name == "link" else added.write_text("mine")
+    with pytest.raises(ConfigError, match="no artifact"):
+        publish.run(again)
+    added.unlink()
+    publish.run(again)  # with nothing but our files in it, it is replaced
 
 
 def test_a_model_that_changed_is_not_published(tmp_path: Path) -> None:

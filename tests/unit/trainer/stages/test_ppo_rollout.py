@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlhf_trainer.errors import Diverged
-from rlhf_trainer.stages import experience, ppo_rollout
+from rlhf_trainer.stages import experience
 from rlhf_trainer.stages.ppo_rollout import Rollouts, refuse_divergence, sampling_problem
 
 
@@ -78,14 +78,3 @@ def test_all_workers_judge_in_equally_many_rounds(monkeypatch: pytest.MonkeyPatc
     Rollouts._judge(rollouts, batches)  # type: ignore[arg-type]  # only these fields are read
     assert Counter(calls) == dict.fromkeys(("policy", "critic", "reward", "reference"), num_rounds)
     assert [float(batch.raw_scores) for batch in batches] == [1.0, 4.0][:num_own]  # of its own round, not of a repetition
-
-
-@pytest.mark.rule("G8")
-def test_rows_that_do_not_fit_the_cache_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 layers x 2 heads x 8 numbers x (keys, values) x 4 bytes = 256 bytes a token, 20 tokens a row."""
-    hf = SimpleNamespace(config=SimpleNamespace(num_hidden_layers=2, num_key_value_heads=2, head_dim=8))
-    models = SimpleNamespace(policy=SimpleNamespace(module=SimpleNamespace(hf=hf)))
-    rollouts = SimpleNamespace(models=models, config=SimpleNamespace(max_prompt_length=16, max_new_tokens=4))
-    for num_bytes, rows in ((256 * 20 * 5, 5), (256 * 20 * 6 - 1, 5), (1, 1)):
-        monkeypatch.setattr(ppo_rollout, "CACHE_BYTES", num_bytes)
-        assert Rollouts._rows_that_fit(rollouts) == rows  # type: ignore[arg-type]  # only these fields are read

@@ -206,6 +206,15 @@ def test_ppo_starts_where_its_papers_say(shop: Workshop) -> None:
     } <= second.keys()
 
 
+@pytest.mark.rule("P13")
+def test_the_kl_coefficient_waits_for_the_policy_to_move(shop: Workshop) -> None:
+    """Adaptive control of a KL that is 0 by construction would have loosened the penalty by a fifth a rollout."""
+    kl = {"controller": "adaptive", "coefficient": 0.1, "target": 2, "horizon": 8}
+    ppo.run(run := shop.ppo(attempt=80, steps=3, criticWarmupSteps=2, kl=kl))
+    coefficients = [line["kl_coef"] for line in lines(run) if "critic_grad_norm" in line]
+    assert coefficients == [0.1, 0.1, pytest.approx(0.08)]
+
+
 @pytest.mark.parametrize("micro_batch", [1, 3])
 def test_samples_of_ppo_tell_what_the_reward_model_and_the_reference_think(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch, micro_batch: int
