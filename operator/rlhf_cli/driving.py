@@ -6,6 +6,7 @@ exit code of the process. Rules for a working directory that already holds a job
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -54,7 +55,7 @@ def go_on(job: str | None, *, workdir: Path | None, claims: list[str], profile: 
     """
     directory = workdirs.find_workdir(job, workdir)
     session = LocalSession.open(directory, claims=parse_claims(claims), profile=_read_profile(profile))
-    edited = read_object(Path(job)) if job is not None and Path(job).is_file() else None
+    edited = read_object(Path(job)) if job is not None and os.path.isfile(job) else None  # False, too, for a name that is too long
     with _explained(directory):
         _continue(session, edited)
         return _drive(session, directory, as_json)

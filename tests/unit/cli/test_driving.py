@@ -332,6 +332,11 @@ def test_a_job_that_does_not_exist(command: str, rlhf: Rlhf) -> None:
     assert said == "JOB: 'nobody' is no job here: there are no jobs below .rlhf; start one: rlhf run JOB_FILE\n"
 
 
+def test_a_name_longer_than_any_file_may_have_names_no_edited_file(rlhf: Rlhf) -> None:
+    rlhf("run", FILE)
+    assert rlhf("resume", "x" * 300, "--workdir", ".rlhf/hello").code == 0
+
+
 def test_a_job_must_be_named_when_there_are_two(rlhf: Rlhf) -> None:
     rlhf("run", FILE)
     rlhf("run", edited("name: hello", "name: other"))
