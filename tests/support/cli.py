@@ -7,6 +7,19 @@ import pytest
 
 from rlhf_cli.main import run
 
+HELLO = """\
+apiVersion: rlhf.dev/v1alpha1
+kind: RLHFJob
+metadata: {name: hello}
+spec:
+  model: {source: {uri: "builtin://models/tiny-llama"}}
+  topology: {gpusPerNode: 0}
+  storage: {size: 1Gi}
+  stages:
+  - {name: sft, type: SFT, sft: {dataset: {uri: "builtin://datasets/tiny-chat-sft"}, maxSteps: 10, globalBatchSize: 8}}
+"""
+"""The smallest job file: one stage on the built-in data."""
+
 
 class Called(NamedTuple):
     """How a call ended."""

@@ -15,20 +15,9 @@ from rlhf_operator.local.processes import LocalRuntime
 from rlhf_operator.local.session import LocalSession
 from rlhf_operator.local.workdir import Workdir
 from tests.support import fake_trainer
-from tests.support.cli import Rlhf
+from tests.support.cli import HELLO, Rlhf
 from tests.support.eventually import eventually
 
-HELLO = """\
-apiVersion: rlhf.dev/v1alpha1
-kind: RLHFJob
-metadata: {name: hello}
-spec:
-  model: {source: {uri: "builtin://models/tiny-llama"}}
-  topology: {gpusPerNode: 0}
-  storage: {size: 1Gi}
-  stages:
-  - {name: sft, type: SFT, sft: {dataset: {uri: "builtin://datasets/tiny-chat-sft"}, maxSteps: 10, globalBatchSize: 8}}
-"""
 REWARD = """\
   - {name: rm, type: RewardModel, rewardModel: {dataset: {uri: "builtin://datasets/tiny-chat-preference"}, maxSteps: 10, globalBatchSize: 8}}
 """
