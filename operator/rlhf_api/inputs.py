@@ -36,6 +36,10 @@ class Source(Pinned):
     """A model directory: weights, configuration and tokenizer."""
 
 
+SPLIT = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Pattern of a split: a plain name, which Prepare makes a file name of."""
+
+
 class Dataset(Pinned):
     """Rows: one file, or a directory with one file or folder per split."""
 
@@ -47,7 +51,7 @@ class Dataset(Pinned):
         "train",
         max_length=63,
         min_length=1,
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        pattern=SPLIT,
         description="Split or file stem to read; a folder on the way to it belongs in uri.",
     )
 

@@ -15,12 +15,12 @@ from rlhf_api import names
 from rlhf_cli.cluster.connection import ApiRefused, Unreachable
 from rlhf_cli.cluster.jobs import Jobs, Object
 from rlhf_cli.cluster.refusals import explain
-from rlhf_cli.cluster.waiting import patiently
+from rlhf_cli.cluster.waiting import NOT_FOUND, patiently
 from rlhf_cli.errors import CommandError
 from rlhf_cli.stage_rows import FINISHED, phase_of, rows_of
 
 POLL_SECONDS = 1.0
-BAD_REQUEST, NOT_FOUND = 400, 404
+BAD_REQUEST = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

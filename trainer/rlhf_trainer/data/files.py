@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from rlhf_api.inputs import SPLIT
 from rlhf_trainer.data.formats import Malformed, RawRow
 from rlhf_trainer.errors import DataError, InputError
 
 SUFFIXES = (".jsonl", ".json")
-_SPLIT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 def split_files(source: Path, split: str) -> list[Path]:
@@ -42,7 +42,7 @@ def find_split(source: Path, split: str) -> list[Path]:
     Raises:
         InputError: the split is a path. It could leave the source, which is what the profile allows and the digest pins.
     """
-    if not _SPLIT.fullmatch(split):
+    if not re.fullmatch(SPLIT, split):
         raise InputError(f"split: {split!r} must be the name of a file or folder of the dataset: a folder on the way to it belongs in uri")
     for suffix in SUFFIXES:
         if (file := source / f"{split}{suffix}").is_file():
